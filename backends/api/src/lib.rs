@@ -1,1 +1,28 @@
-//! (in progress)
+//! The contract between the engine and its backends.
+//!
+//! A backend implements [`Backend`] (identity, memory, what it can do) and [`Stream`] (an in-order
+//! queue that takes [`Verb`]s). Everything that crosses the contract is data: a [`View`] of untyped
+//! bytes, a [`Program`](starling_ops::Program) for elementwise work, a struct of named fields per
+//! verb. The engine checks shapes, dtypes, bounds and aliasing once ([`Verb::check`]); backends
+//! only `debug_assert`.
+
+mod backend;
+mod error;
+mod host;
+mod layout;
+mod pool;
+mod verb;
+
+pub use backend::{
+    Backend, Capabilities, Download, ListReplay, MaybeSend, MaybeSync, Replay, Stream, Support,
+};
+pub use error::{Error, Result};
+pub use host::HostStorage;
+pub use layout::{Layout, MAX_RANK, Storage, View};
+pub use pool::{Buffer, Pool, PoolStats};
+pub use starling_ops::{DType, Program};
+pub use verb::{
+    Attention, AttentionBackward, Copy, CrossEntropy, CrossEntropyBackward, Epilogue, Fill, Gather,
+    Gemm, Map, Norm, NormBackward, NormKind, Reduce, ReduceKind, ScatterAdd, Softmax,
+    SoftmaxBackward, Verb,
+};

@@ -1,0 +1,149 @@
+//! The two traits that a backend implements.
+
+use crate::error::Result;
+use crate::layout::{Storage, View};
+use crate::verb::Verb;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+/// `Send` where threads exist; nothing in the browser.
+#[cfg(not(target_arch = "wasm32"))]
+pub trait MaybeSend: Send {}
+#[cfg(not(target_arch = "wasm32"))]
+impl<T: Send + ?Sized> MaybeSend for T {}
+/// `Send` where threads exist; nothing in the browser.
+#[cfg(target_arch = "wasm32")]
+pub trait MaybeSend {}
+#[cfg(target_arch = "wasm32")]
+impl<T: ?Sized> MaybeSend for T {}
+
+/// `Sync` where threads exist; nothing in the browser.
+#[cfg(not(target_arch = "wasm32"))]
+pub trait MaybeSync: Sync {}
+#[cfg(not(target_arch = "wasm32"))]
+impl<T: Sync + ?Sized> MaybeSync for T {}
+/// `Sync` where threads exist; nothing in the browser.
+#[cfg(target_arch = "wasm32")]
+pub trait MaybeSync {}
+#[cfg(target_arch = "wasm32")]
+impl<T: ?Sized> MaybeSync for T {}
+
+/// How a backend answers for a verb.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Support {
+    /// The stream runs it.
+    Native,
+    /// The engine lowers it to simpler verbs that are native.
+    Composed,
+    /// It is a typed error.
+    No,
+}
+
+/// What a device is and can do.
+#[derive(Clone, Debug)]
+pub struct Capabilities {
+    /// The device in words: the processor's or adapter's name.
+    pub description: String,
+    /// What picks the kernels: `avx512`, `scalar`, a shader variant.
+    pub variant: String,
+    /// Memory of the device, where known.
+    pub memory_bytes: Option<u64>,
+    /// Worker threads, for host backends.
+    pub threads: Option<usize>,
+    /// False where infinities and NaN may be lost (shaders): special-value cases are then skipped
+    /// and counted.
+    pub special_values: bool,
+    /// False where numbers below 2^-126 may become 0.
+    pub subnormals: bool,
+}
+
+/// A device. Held as `Arc<dyn Backend>`.
+pub trait Backend: MaybeSend + MaybeSync {
+    /// `cpu`, `webgpu:0`, `cuda:1`: how users ask for it.
+    fn name(&self) -> &str;
+    /// What it is and can do.
+    fn capabilities(&self) -> &Capabilities;
+    /// How this very verb, with these dtypes and sizes, would be run. Buffers are not looked at.
+    fn supports(&self, verb: &Verb) -> Support;
+    /// Bytes of working memory that the verb wants as its `workspace`.
+    fn workspace_bytes(&self, verb: &Verb) -> usize {
+        let _ = verb;
+        0
+    }
+    /// Memory with arbitrary contents.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`], [`crate::Error::DeviceLost`].
+    fn alloc(&self, bytes: usize) -> Result<Arc<dyn Storage>>;
+    /// A new queue.
+    ///
+    /// # Errors
+    /// [`crate::Error::DeviceLost`].
+    fn stream(&self) -> Result<Box<dyn Stream>>;
+}
+
+/// Bytes on their way to the host.
+#[cfg(not(target_arch = "wasm32"))]
+pub type Download<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
+/// Bytes on their way to the host.
+#[cfg(target_arch = "wasm32")]
+pub type Download<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
+
+/// An in-order queue of verbs.
+pub trait Stream: MaybeSend + MaybeSync {
+    /// Enqueues a verb that [`Verb::check`] accepted and [`Backend::supports`] calls native.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unsupported`] for a verb that is not native; what the device reports.
+    fn submit(&self, verb: &Verb) -> Result<()>;
+    /// Copies host bytes to the elements of a contiguous view.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] when the sizes differ.
+    fn upload(&self, bytes: &[u8], to: &View) -> Result<()>;
+    /// Copies the elements of a contiguous view to the host. A browser cannot block: native
+    /// callers wait with `pollster`.
+    fn download<'a>(&'a self, from: &'a View, bytes: &'a mut [u8]) -> Download<'a>;
+    /// Waits until everything enqueued so far is done.
+    ///
+    /// # Errors
+    /// What the device reports.
+    fn sync(&self) -> Result<()>;
+    /// Turns a list of verbs into one replayable piece of work. Its buffers must stay what they
+    /// are; what may change between runs is their contents.
+    ///
+    /// # Errors
+    /// What the device reports.
+    fn compile(&self, verbs: Vec<Verb>) -> Result<Box<dyn Replay>> {
+        Ok(Box::new(ListReplay(verbs)))
+    }
+}
+
+/// A list of verbs ready to run again and again.
+pub trait Replay: MaybeSend + MaybeSync {
+    /// Enqueues the whole list on the stream that compiled it.
+    ///
+    /// # Errors
+    /// What the device reports.
+    fn run(&self, stream: &dyn Stream) -> Result<()>;
+    /// Number of verbs.
+    fn len(&self) -> usize;
+    /// True when there is nothing to run.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The replay of backends that have nothing better: the verbs one after another.
+pub struct ListReplay(pub Vec<Verb>);
+
+impl Replay for ListReplay {
+    fn run(&self, stream: &dyn Stream) -> Result<()> {
+        self.0.iter().try_for_each(|verb| stream.submit(verb))
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+}

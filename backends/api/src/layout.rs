@@ -1,0 +1,324 @@
+//! Where the elements of a tensor lie.
+
+use crate::backend::{MaybeSend, MaybeSync};
+use starling_ops::DType;
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+/// The most axes that a view can have.
+pub const MAX_RANK: usize = 8;
+
+/// Shape, strides and offset, all in elements. Element `(i0, i1, ..)` lies at
+/// `offset + i0 * strides[0] + i1 * strides[1] + ..`; a stride of 0 repeats, a negative one runs
+/// backwards.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Layout {
+    rank: u8,
+    shape: [usize; MAX_RANK],
+    strides: [isize; MAX_RANK],
+    offset: usize,
+}
+
+impl Layout {
+    /// Row-major without gaps, from offset 0.
+    ///
+    /// # Panics
+    /// When `shape` has more than [`MAX_RANK`] axes; the engine rejects such shapes first.
+    pub fn contiguous(shape: &[usize]) -> Self {
+        let mut strides = [0; MAX_RANK];
+        let mut step = 1isize;
+        for (s, &n) in strides[..shape.len()].iter_mut().zip(shape).rev() {
+            *s = step;
+            step *= n.max(1) as isize;
+        }
+        Self::new(shape, &strides[..shape.len()], 0)
+    }
+
+    /// Any layout.
+    ///
+    /// # Panics
+    /// When `shape` and `strides` differ in length or have more than [`MAX_RANK`] axes.
+    pub fn new(shape: &[usize], strides: &[isize], offset: usize) -> Self {
+        assert!(shape.len() == strides.len() && shape.len() <= MAX_RANK, "a layout's rank");
+        let mut layout = Self {
+            rank: shape.len() as u8,
+            shape: [1; MAX_RANK],
+            strides: [0; MAX_RANK],
+            offset,
+        };
+        layout.shape[..shape.len()].copy_from_slice(shape);
+        layout.strides[..shape.len()].copy_from_slice(strides);
+        layout
+    }
+
+    /// Number of axes.
+    pub fn rank(&self) -> usize {
+        self.rank.into()
+    }
+
+    /// Extent of each axis.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape[..self.rank()]
+    }
+
+    /// Distance between neighbours along each axis, in elements.
+    pub fn strides(&self) -> &[isize] {
+        &self.strides[..self.rank()]
+    }
+
+    /// Position of the first element.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// Number of elements; 1 for rank 0.
+    pub fn len(&self) -> usize {
+        self.shape().iter().product()
+    }
+
+    /// True when there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// True when the elements follow each other in row-major order without gaps.
+    pub fn is_contiguous(&self) -> bool {
+        let mut step = 1isize;
+        for (&n, &s) in self.shape().iter().zip(self.strides()).rev() {
+            if n != 1 && s != step {
+                return self.is_empty();
+            }
+            step *= n as isize;
+        }
+        true
+    }
+
+    /// The lowest and the highest position that an element has; `None` when there is no element.
+    pub fn extent(&self) -> Option<(isize, isize)> {
+        if self.is_empty() {
+            return None;
+        }
+        let (mut low, mut high) = (self.offset as isize, self.offset as isize);
+        for (&n, &s) in self.shape().iter().zip(self.strides()) {
+            let reach = (n as isize - 1) * s;
+            if reach < 0 {
+                low += reach;
+            } else {
+                high += reach;
+            }
+        }
+        Some((low, high))
+    }
+
+    /// True when two elements may share a position (a stride of 0 or axes that overlap).
+    pub fn may_overlap_itself(&self) -> bool {
+        let mut axes: Vec<(usize, usize)> = self
+            .shape()
+            .iter()
+            .zip(self.strides())
+            .filter(|&(&n, _)| n > 1)
+            .map(|(&n, &s)| (s.unsigned_abs(), n))
+            .collect();
+        axes.sort_unstable();
+        let mut reach = 0;
+        for (stride, n) in axes {
+            if stride <= reach {
+                return true;
+            }
+            reach += stride * (n - 1);
+        }
+        false
+    }
+
+    /// Repeats axes of extent 1 and adds leading ones, as NumPy does; `None` where that is not
+    /// possible.
+    pub fn broadcast_to(&self, shape: &[usize]) -> Option<Self> {
+        if shape.len() < self.rank() || shape.len() > MAX_RANK {
+            return None;
+        }
+        let lead = shape.len() - self.rank();
+        let mut strides = [0; MAX_RANK];
+        for axis in 0..self.rank() {
+            let (from, to) = (self.shape[axis], shape[lead + axis]);
+            if from == to {
+                strides[lead + axis] = self.strides[axis];
+            } else if from != 1 {
+                return None;
+            }
+        }
+        Some(Self::new(shape, &strides[..shape.len()], self.offset))
+    }
+
+    /// Axes in another order.
+    pub fn permute(&self, axes: &[usize]) -> Self {
+        let shape: Vec<usize> = axes.iter().map(|&a| self.shape[a]).collect();
+        let strides: Vec<isize> = axes.iter().map(|&a| self.strides[a]).collect();
+        Self::new(&shape, &strides, self.offset)
+    }
+
+    /// The same elements under another shape without moving them; `None` where the strides do not
+    /// allow it.
+    pub fn reshape(&self, shape: &[usize]) -> Option<Self> {
+        if shape.len() > MAX_RANK || shape.iter().product::<usize>() != self.len() {
+            return None;
+        }
+        if self.is_empty() {
+            return Some(Self::contiguous(shape));
+        }
+        // Merge the old axes into runs of one stride each, then cut the runs anew.
+        let mut runs: Vec<(usize, isize)> = Vec::new();
+        for (&n, &s) in self.shape().iter().zip(self.strides()).filter(|&(&n, _)| n != 1) {
+            match runs.last_mut() {
+                Some((len, stride)) if *stride == s * n as isize => (*len, *stride) = (*len * n, s),
+                _ => runs.push((n, s)),
+            }
+        }
+        let mut strides = [0isize; MAX_RANK];
+        let mut run = runs.pop();
+        for (axis, &n) in shape.iter().enumerate().rev() {
+            if n == 1 {
+                continue;
+            }
+            let (left, stride) = run?;
+            if left % n != 0 {
+                return None;
+            }
+            strides[axis] = stride;
+            run = if left == n { runs.pop() } else { Some((left / n, stride * n as isize)) };
+        }
+        Some(Self::new(shape, &strides[..shape.len()], self.offset))
+    }
+
+    /// `len` elements of `axis` from `start`, every `step`-th; `step` may be negative, `start` is
+    /// then the first (highest) one. The caller checks the range.
+    pub fn slice(&self, axis: usize, start: usize, len: usize, step: isize) -> Self {
+        let mut out = *self;
+        out.shape[axis] = len;
+        if len > 0 {
+            out.offset = (self.offset as isize + start as isize * self.strides[axis]) as usize;
+        }
+        out.strides[axis] = self.strides[axis] * step;
+        out
+    }
+
+    /// The position of element number `index` in row-major order.
+    pub fn position(&self, mut index: usize) -> usize {
+        let mut at = self.offset as isize;
+        for (&n, &s) in self.shape().iter().zip(self.strides()).rev() {
+            at += (index % n) as isize * s;
+            index /= n;
+        }
+        at as usize
+    }
+}
+
+impl fmt::Debug for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} strides {:?} offset {}", self.shape(), self.strides(), self.offset)
+    }
+}
+
+/// Bytes on a device. What they are, only the backend that made them knows.
+pub trait Storage: Any + MaybeSend + MaybeSync {
+    /// Size in bytes.
+    fn bytes(&self) -> usize;
+    /// For the backend that made it.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// Typed, strided access to a storage.
+#[derive(Clone)]
+pub struct View {
+    /// The bytes.
+    pub storage: Arc<dyn Storage>,
+    /// The type of an element.
+    pub dtype: DType,
+    /// Where the elements lie.
+    pub layout: Layout,
+}
+
+impl View {
+    /// A row-major view of the start of `storage`.
+    pub fn contiguous(storage: Arc<dyn Storage>, dtype: DType, shape: &[usize]) -> Self {
+        Self { storage, dtype, layout: Layout::contiguous(shape) }
+    }
+
+    /// The same storage through another layout.
+    pub fn with(&self, layout: Layout) -> Self {
+        Self { layout, ..self.clone() }
+    }
+
+    /// Extent of each axis.
+    pub fn shape(&self) -> &[usize] {
+        self.layout.shape()
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.layout.len()
+    }
+
+    /// True when there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.layout.is_empty()
+    }
+
+    /// True when both views are of one storage object.
+    pub fn same_storage(&self, other: &View) -> bool {
+        std::ptr::addr_eq(Arc::as_ptr(&self.storage), Arc::as_ptr(&other.storage))
+    }
+
+    /// True when a write to `self` may change what `other` reads: one storage and overlapping
+    /// extents.
+    pub fn may_overlap(&self, other: &View) -> bool {
+        let (Some(a), Some(b)) = (self.layout.extent(), other.layout.extent()) else {
+            return false;
+        };
+        let bytes = |e: (isize, isize), d: DType| {
+            (e.0 * d.size() as isize, (e.1 + 1) * d.size() as isize)
+        };
+        let (a, b) = (bytes(a, self.dtype), bytes(b, other.dtype));
+        self.same_storage(other) && a.0 < b.1 && b.0 < a.1
+    }
+}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}", self.dtype, self.layout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reshape_keeps_positions_or_says_no() {
+        let base = Layout::contiguous(&[4, 6]);
+        let r = base.reshape(&[2, 2, 3, 2]).unwrap();
+        assert!((0..24).all(|i| r.position(i) == i));
+        let t = base.permute(&[1, 0]);
+        assert!(t.reshape(&[24]).is_none());
+        let split = t.reshape(&[2, 3, 4]).unwrap();
+        assert!((0..24).all(|i| split.position(i) == t.position(i)));
+        assert_eq!(Layout::contiguous(&[0, 3]).reshape(&[3, 0]).unwrap().len(), 0);
+        let b = Layout::contiguous(&[1]).broadcast_to(&[3, 4]).unwrap();
+        assert!(b.reshape(&[12]).is_some_and(|r| r.strides() == [0]));
+    }
+
+    #[test]
+    fn slices_may_run_backwards() {
+        let l = Layout::contiguous(&[5]).slice(0, 4, 3, -2);
+        assert_eq!((0..3).map(|i| l.position(i)).collect::<Vec<_>>(), [4, 2, 0]);
+        assert_eq!(l.extent(), Some((0, 4)));
+    }
+
+    #[test]
+    fn overlap_is_seen() {
+        assert!(!Layout::contiguous(&[3, 4]).may_overlap_itself());
+        assert!(Layout::contiguous(&[1]).broadcast_to(&[3]).unwrap().may_overlap_itself());
+        assert!(Layout::new(&[3, 3], &[1, 1], 0).may_overlap_itself());
+        assert!(!Layout::new(&[3, 2], &[2, 1], 0).may_overlap_itself());
+    }
+}

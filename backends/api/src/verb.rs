@@ -1,0 +1,734 @@
+//! The verbs: what a stream can be asked to do, as data.
+//!
+//! Shapes are written `[batch.., m, k]`. Inputs may have any strides, 0 and negative ones included;
+//! outputs must not overlap themselves. Unless a verb says otherwise an output must not overlap an
+//! input.
+
+use crate::error::{Error, Result};
+use crate::layout::View;
+use starling_ops::{DType, Program};
+use std::sync::Arc;
+
+/// Elementwise work: every output element is the program's value for its input elements.
+#[derive(Clone, Debug)]
+pub struct Map {
+    /// Output `i` of the program goes to `outputs[i]`.
+    pub program: Arc<Program>,
+    /// One-element views (f32 or u32), read when the verb runs: parameter `i` of the program.
+    pub params: Vec<View>,
+    /// Each of the outputs' shape (repeat with stride 0); f32, f16, bf16 or u8.
+    pub inputs: Vec<View>,
+    /// All of one shape. An output may be the very same view as an input. A u8 output is 1 where
+    /// the value is not 0.
+    pub outputs: Vec<View>,
+}
+
+/// How elements are combined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReduceKind {
+    /// The sum; 0 of nothing.
+    Sum,
+    /// The sum over the count; NaN of nothing.
+    Mean,
+    /// The largest; NaN when one is NaN; -inf of nothing.
+    Max,
+    /// The smallest; NaN when one is NaN; inf of nothing.
+    Min,
+    /// The row-major position, within the reduced axes, of the first largest (the first NaN when
+    /// there is one). The output is i32. Nothing is an error.
+    ArgMax,
+    /// The position of the first smallest.
+    ArgMin,
+    /// The sum of squared distances from the mean over `count - correction`.
+    Var {
+        /// 1 for the unbiased estimate.
+        correction: u32,
+    },
+}
+
+/// `output = kind over axes of program(inputs)`.
+#[derive(Clone, Debug)]
+pub struct Reduce {
+    /// How elements are combined.
+    pub kind: ReduceKind,
+    /// One output: the value that is reduced.
+    pub program: Arc<Program>,
+    /// As in [`Map::params`].
+    pub params: Vec<View>,
+    /// All of the iteration space's shape.
+    pub inputs: Vec<View>,
+    /// Bit `i` is set when axis `i` is reduced.
+    pub axes: u32,
+    /// The iteration space's shape with reduced axes of extent 1; f32, or i32 for positions.
+    pub output: View,
+}
+
+/// What is applied to a product's tile while it is still in the cache.
+#[derive(Clone, Debug)]
+pub struct Epilogue {
+    /// Input 0 is `alpha * a b + beta * c`; inputs 1.. are `inputs`. Output 0 goes to the
+    /// product's `c`, outputs 1.. to `outputs`.
+    pub program: Arc<Program>,
+    /// As in [`Map::params`].
+    pub params: Vec<View>,
+    /// Each of `c`'s shape (repeat with stride 0).
+    pub inputs: Vec<View>,
+    /// Each of `c`'s shape.
+    pub outputs: Vec<View>,
+}
+
+/// `c = epilogue(alpha * a b + beta * c)`, batched; `c` is not read when `beta` is 0.
+#[derive(Clone, Debug)]
+pub struct Gemm {
+    /// `[batch.., m, k]`; a repeated batch axis has stride 0.
+    pub a: View,
+    /// `[batch.., k, n]`
+    pub b: View,
+    /// `[batch.., m, n]`
+    pub c: View,
+    /// Factor of the product.
+    pub alpha: f32,
+    /// Factor of the old `c`.
+    pub beta: f32,
+    /// Applied last.
+    pub epilogue: Option<Epilogue>,
+}
+
+/// Scaled dot-product attention (Vaswani et al. 2017; computed as FlashAttention, Dao et al. 2022):
+/// `out = softmax(scale * q k^T + mask) v`, memory linear in the sequence lengths.
+///
+/// Query head `h` uses key head `h / (heads / kv_heads)`. A row that may see nothing yields zeros
+/// and a log-sum-exp of -inf.
+#[derive(Clone, Debug)]
+pub struct Attention {
+    /// `[batch, heads, queries, head_dim]`
+    pub q: View,
+    /// `[batch, kv_heads, keys, head_dim]`
+    pub k: View,
+    /// `[batch, kv_heads, keys, head_dim]`
+    pub v: View,
+    /// Of `[batch, heads, queries, keys]` (repeat with stride 0): f32 is added to the scores, u8
+    /// keeps a score where it is not 0.
+    pub mask: Option<View>,
+    /// Query `i` sees keys `0 ..= i + keys - queries`.
+    pub causal: bool,
+    /// Usually `1 / sqrt(head_dim)`.
+    pub scale: f32,
+    /// `[batch, heads, queries, head_dim]`
+    pub out: View,
+    /// `[batch, heads, queries]`: the logarithm of each row's sum of exponentials.
+    pub lse: View,
+}
+
+/// Gradients of [`Attention`], recomputed block by block from the saved log-sum-exp.
+#[derive(Clone, Debug)]
+pub struct AttentionBackward {
+    /// The forward verb with its results.
+    pub forward: Attention,
+    /// `[batch, heads, queries, head_dim]`
+    pub d_out: View,
+    /// Of `q`'s shape.
+    pub d_q: View,
+    /// Of `k`'s shape.
+    pub d_k: View,
+    /// Of `v`'s shape.
+    pub d_v: View,
+    /// Working memory of [`crate::Backend::workspace_bytes`].
+    pub workspace: Option<View>,
+}
+
+/// `y = softmax(x)` or its logarithm, over the last axis.
+#[derive(Clone, Debug)]
+pub struct Softmax {
+    /// `[rows.., n]`
+    pub x: View,
+    /// Of `x`'s shape.
+    pub y: View,
+    /// The logarithm is wanted.
+    pub log: bool,
+}
+
+/// `dx = y * (dy - sum(dy * y))`, or `dx = dy - exp(y) * sum(dy)` for the logarithm.
+#[derive(Clone, Debug)]
+pub struct SoftmaxBackward {
+    /// The forward result.
+    pub y: View,
+    /// The upstream gradient.
+    pub d_y: View,
+    /// The gradient; may be the same view as `d_y`.
+    pub d_x: View,
+    /// As in the forward.
+    pub log: bool,
+}
+
+/// Which normalisation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NormKind {
+    /// `(x - mean) / sqrt(var + eps)` (Ba, Kiros, Hinton 2016).
+    Layer,
+    /// `x / sqrt(mean(x^2) + eps)` (Zhang, Sennrich 2019).
+    Rms,
+}
+
+/// `y = normalise(x) * weight + bias` over the last axis.
+#[derive(Clone, Debug)]
+pub struct Norm {
+    /// Which one.
+    pub kind: NormKind,
+    /// `[rows.., n]`
+    pub x: View,
+    /// `[n]`
+    pub weight: Option<View>,
+    /// `[n]`
+    pub bias: Option<View>,
+    /// Added to the variance.
+    pub eps: f32,
+    /// Of `x`'s shape.
+    pub y: View,
+    /// `[rows..]`, for [`NormKind::Layer`] only.
+    pub mean: Option<View>,
+    /// `[rows..]`: the reciprocal standard deviation.
+    pub rstd: View,
+}
+
+/// Gradients of [`Norm`].
+#[derive(Clone, Debug)]
+pub struct NormBackward {
+    /// Which one.
+    pub kind: NormKind,
+    /// `[rows.., n]`
+    pub x: View,
+    /// `[n]`
+    pub weight: Option<View>,
+    /// As the forward wrote it.
+    pub mean: Option<View>,
+    /// As the forward wrote it.
+    pub rstd: View,
+    /// Of `x`'s shape.
+    pub d_y: View,
+    /// Of `x`'s shape; may be the same view as `d_y`.
+    pub d_x: View,
+    /// `[n]`
+    pub d_weight: Option<View>,
+    /// `[n]`
+    pub d_bias: Option<View>,
+    /// Working memory of [`crate::Backend::workspace_bytes`].
+    pub workspace: Option<View>,
+}
+
+/// `losses[i] = lse[i] - logits[i, targets[i]]`, 0 where the target is ignored.
+#[derive(Clone, Debug)]
+pub struct CrossEntropy {
+    /// `[rows, classes]`
+    pub logits: View,
+    /// `[rows]`, i32 or u32.
+    pub targets: View,
+    /// Rows with this target count nothing.
+    pub ignore_index: Option<i64>,
+    /// `[rows]`
+    pub losses: View,
+    /// `[rows]`: log-sum-exp.
+    pub lse: View,
+}
+
+/// `d_logits[i, j] = d_losses[i] * (exp(logits[i, j] - lse[i]) - (j == targets[i]))`, 0 where the
+/// target is ignored.
+#[derive(Clone, Debug)]
+pub struct CrossEntropyBackward {
+    /// `[rows, classes]`
+    pub logits: View,
+    /// `[rows]`
+    pub targets: View,
+    /// As in the forward.
+    pub ignore_index: Option<i64>,
+    /// As the forward wrote it.
+    pub lse: View,
+    /// `[rows]` (stride 0 repeats).
+    pub d_losses: View,
+    /// `[rows, classes]`; may be the same view as `logits`.
+    pub d_logits: View,
+}
+
+/// `out[.., i, ..] = x[.., index[.., i, ..], ..]` along `axis`: rows of an embedding when `index`
+/// repeats along the others.
+#[derive(Clone, Debug)]
+pub struct Gather {
+    /// Any shape.
+    pub x: View,
+    /// Of `out`'s shape (repeat with stride 0), i32 or u32.
+    pub index: View,
+    /// The axis along which is picked.
+    pub axis: usize,
+    /// Of `x`'s shape but for `axis`, and of its dtype.
+    pub out: View,
+}
+
+/// `out[.., index[.., i, ..], ..] += x[.., i, ..]` along `axis`, always added in the order of `i`.
+#[derive(Clone, Debug)]
+pub struct ScatterAdd {
+    /// Any shape; f32.
+    pub x: View,
+    /// Of `x`'s shape (repeat with stride 0), i32 or u32.
+    pub index: View,
+    /// The axis along which is scattered.
+    pub axis: usize,
+    /// Of `x`'s shape but for `axis`; f32; read and written.
+    pub out: View,
+    /// Working memory of [`crate::Backend::workspace_bytes`].
+    pub workspace: Option<View>,
+}
+
+/// `dst = src`, element by element, converted as Rust's `as` does (float to integer truncates and
+/// saturates, NaN becomes 0; to f16 and bf16 rounds to nearest even).
+#[derive(Clone, Debug)]
+pub struct Copy {
+    /// Any layout.
+    pub src: View,
+    /// Of `src`'s shape.
+    pub dst: View,
+}
+
+/// `dst = value` in every element, converted as by [`Copy`].
+#[derive(Clone, Debug)]
+pub struct Fill {
+    /// Any layout that does not overlap itself.
+    pub dst: View,
+    /// The value.
+    pub value: f64,
+}
+
+/// A request to a stream.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "each variant is documented at its struct")]
+pub enum Verb {
+    Map(Map),
+    Reduce(Reduce),
+    Gemm(Gemm),
+    Attention(Attention),
+    AttentionBackward(AttentionBackward),
+    Softmax(Softmax),
+    SoftmaxBackward(SoftmaxBackward),
+    Norm(Norm),
+    NormBackward(NormBackward),
+    CrossEntropy(CrossEntropy),
+    CrossEntropyBackward(CrossEntropyBackward),
+    Gather(Gather),
+    ScatterAdd(ScatterAdd),
+    Copy(Copy),
+    Fill(Fill),
+}
+
+macro_rules! from_structs {
+    ($($name:ident)*) => {
+        $(impl From<$name> for Verb {
+            fn from(verb: $name) -> Self {
+                Verb::$name(verb)
+            }
+        })*
+    };
+}
+
+from_structs! {
+    Map Reduce Gemm Attention AttentionBackward Softmax SoftmaxBackward Norm NormBackward
+    CrossEntropy CrossEntropyBackward Gather ScatterAdd Copy Fill
+}
+
+impl Verb {
+    /// The verb's name in messages and reports.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Verb::Map(_) => "map",
+            Verb::Reduce(_) => "reduce",
+            Verb::Gemm(_) => "gemm",
+            Verb::Attention(_) => "attention",
+            Verb::AttentionBackward(_) => "attention_backward",
+            Verb::Softmax(_) => "softmax",
+            Verb::SoftmaxBackward(_) => "softmax_backward",
+            Verb::Norm(_) => "norm",
+            Verb::NormBackward(_) => "norm_backward",
+            Verb::CrossEntropy(_) => "cross_entropy",
+            Verb::CrossEntropyBackward(_) => "cross_entropy_backward",
+            Verb::Gather(_) => "gather",
+            Verb::ScatterAdd(_) => "scatter_add",
+            Verb::Copy(_) => "copy",
+            Verb::Fill(_) => "fill",
+        }
+    }
+
+    /// Every view that is read.
+    pub fn reads(&self) -> Vec<&View> {
+        let mut all: Vec<&View> = Vec::new();
+        match self {
+            Verb::Map(v) => all.extend(v.inputs.iter().chain(&v.params)),
+            Verb::Reduce(v) => all.extend(v.inputs.iter().chain(&v.params)),
+            Verb::Gemm(v) => {
+                all.extend([&v.a, &v.b]);
+                if v.beta != 0.0 {
+                    all.push(&v.c);
+                }
+                if let Some(e) = &v.epilogue {
+                    all.extend(e.inputs.iter().chain(&e.params));
+                }
+            }
+            Verb::Attention(v) => all.extend([&v.q, &v.k, &v.v].into_iter().chain(&v.mask)),
+            Verb::AttentionBackward(v) => {
+                let f = &v.forward;
+                all.extend([&f.q, &f.k, &f.v, &f.out, &f.lse, &v.d_out].into_iter().chain(&f.mask));
+            }
+            Verb::Softmax(v) => all.push(&v.x),
+            Verb::SoftmaxBackward(v) => all.extend([&v.y, &v.d_y]),
+            Verb::Norm(v) => all.extend([&v.x].into_iter().chain(&v.weight).chain(&v.bias)),
+            Verb::NormBackward(v) => {
+                all.extend([&v.x, &v.rstd, &v.d_y].into_iter().chain(&v.weight).chain(&v.mean));
+            }
+            Verb::CrossEntropy(v) => all.extend([&v.logits, &v.targets]),
+            Verb::CrossEntropyBackward(v) => {
+                all.extend([&v.logits, &v.targets, &v.lse, &v.d_losses]);
+            }
+            Verb::Gather(v) => all.extend([&v.x, &v.index]),
+            Verb::ScatterAdd(v) => all.extend([&v.x, &v.index, &v.out]),
+            Verb::Copy(v) => all.push(&v.src),
+            Verb::Fill(_) => {}
+        }
+        all
+    }
+
+    /// Every view that is written, working memory included.
+    pub fn writes(&self) -> Vec<&View> {
+        let mut all: Vec<&View> = Vec::new();
+        match self {
+            Verb::Map(v) => all.extend(&v.outputs),
+            Verb::Reduce(v) => all.push(&v.output),
+            Verb::Gemm(v) => {
+                all.push(&v.c);
+                all.extend(v.epilogue.iter().flat_map(|e| &e.outputs));
+            }
+            Verb::Attention(v) => all.extend([&v.out, &v.lse]),
+            Verb::AttentionBackward(v) => {
+                all.extend([&v.d_q, &v.d_k, &v.d_v].into_iter().chain(&v.workspace));
+            }
+            Verb::Softmax(v) => all.push(&v.y),
+            Verb::SoftmaxBackward(v) => all.push(&v.d_x),
+            Verb::Norm(v) => all.extend([&v.y, &v.rstd].into_iter().chain(&v.mean)),
+            Verb::NormBackward(v) => {
+                let params = v.d_weight.iter().chain(&v.d_bias).chain(&v.workspace);
+                all.extend([&v.d_x].into_iter().chain(params));
+            }
+            Verb::CrossEntropy(v) => all.extend([&v.losses, &v.lse]),
+            Verb::CrossEntropyBackward(v) => all.push(&v.d_logits),
+            Verb::Gather(v) => all.push(&v.out),
+            Verb::ScatterAdd(v) => all.extend([&v.out].into_iter().chain(&v.workspace)),
+            Verb::Copy(v) => all.push(&v.dst),
+            Verb::Fill(v) => all.push(&v.dst),
+        }
+        all
+    }
+
+    /// The element type that decides whether a backend can run the verb: the first narrow or
+    /// integer one among its operands, else f32.
+    pub fn dtype(&self) -> DType {
+        let operands = self.reads().into_iter().chain(self.writes());
+        operands.map(|v| v.dtype).find(|&d| d != DType::F32).unwrap_or(DType::F32)
+    }
+
+    /// Checks shapes, dtypes, bounds and aliasing: what every backend relies on.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] that says what does not fit.
+    pub fn check(&self) -> Result<()> {
+        let op = self.name();
+        for view in self.reads().into_iter().chain(self.writes()) {
+            in_bounds(op, view)?;
+        }
+        for view in self.writes() {
+            if view.layout.may_overlap_itself() {
+                return Err(Error::shape(op, format!("the output {view:?} overlaps itself")));
+            }
+        }
+        self.check_aliasing()?;
+        match self {
+            Verb::Map(v) => check_map(v),
+            Verb::Reduce(v) => check_reduce(v),
+            Verb::Gemm(v) => check_gemm(v),
+            Verb::Attention(v) => check_attention(op, v),
+            Verb::AttentionBackward(v) => {
+                check_attention(op, &v.forward)?;
+                let f = &v.forward;
+                let pairs = [
+                    ("d_out", &v.d_out, &f.out),
+                    ("d_q", &v.d_q, &f.q),
+                    ("d_k", &v.d_k, &f.k),
+                    ("d_v", &v.d_v, &f.v),
+                ];
+                pairs.into_iter().try_for_each(|(name, d, of)| same(op, name, d, of.shape()))
+            }
+            Verb::Softmax(v) => {
+                last_axis(op, &v.x)?;
+                same(op, "y", &v.y, v.x.shape())
+            }
+            Verb::SoftmaxBackward(v) => {
+                last_axis(op, &v.y)?;
+                same(op, "d_y", &v.d_y, v.y.shape())?;
+                same(op, "d_x", &v.d_x, v.y.shape())
+            }
+            Verb::Norm(v) => {
+                let n = last_axis(op, &v.x)?;
+                same(op, "y", &v.y, v.x.shape())?;
+                check_norm(op, v.kind, &v.x, n, &v.mean, &v.rstd, [&v.weight, &v.bias])
+            }
+            Verb::NormBackward(v) => {
+                let n = last_axis(op, &v.x)?;
+                same(op, "d_y", &v.d_y, v.x.shape())?;
+                same(op, "d_x", &v.d_x, v.x.shape())?;
+                let vectors = [&v.d_weight, &v.d_bias];
+                check_norm(op, v.kind, &v.x, n, &v.mean, &v.rstd, vectors)?;
+                v.weight.iter().try_for_each(|w| same(op, "weight", w, &[n]))
+            }
+            Verb::CrossEntropy(v) => {
+                let rows = check_classes(op, &v.logits, &v.targets)?;
+                same(op, "losses", &v.losses, &[rows])?;
+                same(op, "lse", &v.lse, &[rows])
+            }
+            Verb::CrossEntropyBackward(v) => {
+                let rows = check_classes(op, &v.logits, &v.targets)?;
+                same(op, "lse", &v.lse, &[rows])?;
+                same(op, "d_losses", &v.d_losses, &[rows])?;
+                same(op, "d_logits", &v.d_logits, v.logits.shape())
+            }
+            Verb::Gather(v) => {
+                if v.x.dtype != v.out.dtype {
+                    let message = format!("out is {} and x is {}", v.out.dtype, v.x.dtype);
+                    return Err(Error::shape(op, message));
+                }
+                check_index(op, &v.x, &v.out, &v.index, v.axis)
+            }
+            Verb::ScatterAdd(v) => {
+                if (v.x.dtype, v.out.dtype) != (DType::F32, DType::F32) {
+                    return Err(Error::shape(op, "x and out must be f32"));
+                }
+                check_index(op, &v.out, &v.x, &v.index, v.axis)
+            }
+            Verb::Copy(v) => same(op, "dst", &v.dst, v.src.shape()),
+            Verb::Fill(_) => Ok(()),
+        }
+    }
+
+    /// Outputs may not share memory with each other or with inputs, except in place.
+    fn check_aliasing(&self) -> Result<()> {
+        let (reads, writes) = (self.reads(), self.writes());
+        for (i, w) in writes.iter().enumerate() {
+            for other in &writes[i + 1..] {
+                if w.may_overlap(other) {
+                    return Err(Error::shape(self.name(), "two outputs overlap"));
+                }
+            }
+            for r in &reads {
+                let in_place = w.layout == r.layout && w.dtype == r.dtype && self.allows_in_place();
+                if w.may_overlap(r) && !(w.same_storage(r) && in_place) {
+                    let message = format!("the output {w:?} overlaps the input {r:?}");
+                    return Err(Error::shape(self.name(), message));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn allows_in_place(&self) -> bool {
+        matches!(
+            self,
+            Verb::Map(_)
+                | Verb::Gemm(_)
+                | Verb::Softmax(_)
+                | Verb::SoftmaxBackward(_)
+                | Verb::NormBackward(_)
+                | Verb::CrossEntropyBackward(_)
+                | Verb::ScatterAdd(_)
+                | Verb::Copy(_)
+        )
+    }
+}
+
+fn in_bounds(op: &'static str, view: &View) -> Result<()> {
+    let Some((low, high)) = view.layout.extent() else { return Ok(()) };
+    let end = (high as usize + 1).checked_mul(view.dtype.size());
+    if low < 0 || end.is_none_or(|end| end > view.storage.bytes()) {
+        let message =
+            format!("{view:?} reaches outside its storage of {} bytes", view.storage.bytes());
+        return Err(Error::shape(op, message));
+    }
+    Ok(())
+}
+
+fn same(op: &'static str, name: &str, view: &View, shape: &[usize]) -> Result<()> {
+    if view.shape() == shape {
+        return Ok(());
+    }
+    Err(Error::shape(op, format!("{name} has shape {:?} and needs {shape:?}", view.shape())))
+}
+
+fn last_axis(op: &'static str, x: &View) -> Result<usize> {
+    x.shape().last().copied().ok_or_else(|| Error::shape(op, "a scalar has no last axis"))
+}
+
+fn one_element(op: &'static str, params: &[View], program: &Program) -> Result<()> {
+    if params.len() < program.param_count() {
+        let message = format!("{} of {} parameters", params.len(), program.param_count());
+        return Err(Error::shape(op, message));
+    }
+    for p in params {
+        if p.len() != 1 || !matches!(p.dtype, DType::F32 | DType::U32) {
+            return Err(Error::shape(op, format!("the parameter {p:?} is not one f32 or u32")));
+        }
+    }
+    Ok(())
+}
+
+fn elementwise(op: &'static str, inputs: &[View], shape: &[usize]) -> Result<()> {
+    for (i, x) in inputs.iter().enumerate() {
+        same(op, &format!("input {i}"), x, shape)?;
+        if !(x.dtype.is_float() || x.dtype == DType::U8) {
+            let message = format!("input {i} is {}: cast it to f32 first", x.dtype);
+            return Err(Error::shape(op, message));
+        }
+    }
+    Ok(())
+}
+
+fn check_map(v: &Map) -> Result<()> {
+    let Some(first) = v.outputs.first() else {
+        return Err(Error::shape("map", "there is no output"));
+    };
+    if v.inputs.len() < v.program.input_count() || v.outputs.len() != v.program.outputs().len() {
+        return Err(Error::shape("map", "the program has other inputs or outputs"));
+    }
+    one_element("map", &v.params, &v.program)?;
+    elementwise("map", &v.inputs, first.shape())?;
+    elementwise("map", &v.outputs, first.shape())
+}
+
+fn check_reduce(v: &Reduce) -> Result<()> {
+    let Some(first) = v.inputs.first() else {
+        return Err(Error::shape("reduce", "there is no input"));
+    };
+    if v.inputs.len() < v.program.input_count() || v.program.outputs().len() != 1 {
+        return Err(Error::shape("reduce", "the program has other inputs or outputs"));
+    }
+    one_element("reduce", &v.params, &v.program)?;
+    elementwise("reduce", &v.inputs, first.shape())?;
+    let reduced = |axis: usize| v.axes >> axis & 1 == 1;
+    let shape: Vec<usize> =
+        first.shape().iter().enumerate().map(|(i, &n)| if reduced(i) { 1 } else { n }).collect();
+    same("reduce", "the output", &v.output, &shape)?;
+    let position = matches!(v.kind, ReduceKind::ArgMax | ReduceKind::ArgMin);
+    let wanted = if position { DType::I32 } else { DType::F32 };
+    if v.output.dtype != wanted {
+        let message = format!("the output is {} and must be {wanted}", v.output.dtype);
+        return Err(Error::shape("reduce", message));
+    }
+    if position && first.is_empty() && !v.output.is_empty() {
+        return Err(Error::shape("reduce", "nothing has no largest element"));
+    }
+    Ok(())
+}
+
+fn check_gemm(v: &Gemm) -> Result<()> {
+    let rank = v.c.shape().len();
+    if rank < 2 || v.a.shape().len() != rank || v.b.shape().len() != rank {
+        let shapes = format!("{:?} x {:?} -> {:?}", v.a.shape(), v.b.shape(), v.c.shape());
+        return Err(Error::shape("gemm", format!("the ranks of {shapes} differ or are below 2")));
+    }
+    let (batch, mn) = v.c.shape().split_at(rank - 2);
+    let k = v.a.shape()[rank - 1];
+    same("gemm", "a", &v.a, &[batch, &[mn[0], k]].concat())?;
+    same("gemm", "b", &v.b, &[batch, &[k, mn[1]]].concat())?;
+    let Some(e) = &v.epilogue else { return Ok(()) };
+    if e.inputs.len() + 1 < e.program.input_count()
+        || e.outputs.len() + 1 != e.program.outputs().len()
+    {
+        return Err(Error::shape("gemm", "the epilogue has other inputs or outputs"));
+    }
+    one_element("gemm", &e.params, &e.program)?;
+    elementwise("gemm", &e.inputs, v.c.shape())?;
+    elementwise("gemm", &e.outputs, v.c.shape())
+}
+
+fn check_attention(op: &'static str, v: &Attention) -> Result<()> {
+    let &[batch, heads, queries, dim] = v.q.shape() else {
+        return Err(Error::shape(op, "q needs the shape [batch, heads, queries, head_dim]"));
+    };
+    let &[_, kv_heads, keys, _] = v.k.shape() else {
+        return Err(Error::shape(op, "k needs the shape [batch, kv_heads, keys, head_dim]"));
+    };
+    if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
+        let message = format!("{heads} query heads are no multiple of {kv_heads} key heads");
+        return Err(Error::shape(op, message));
+    }
+    if v.causal && keys < queries {
+        let message = format!("causal attention needs at least as many keys ({keys}) as queries ({queries})");
+        return Err(Error::shape(op, message));
+    }
+    same(op, "k", &v.k, &[batch, kv_heads, keys, dim])?;
+    same(op, "v", &v.v, &[batch, kv_heads, keys, dim])?;
+    same(op, "out", &v.out, v.q.shape())?;
+    same(op, "lse", &v.lse, &[batch, heads, queries])?;
+    let Some(mask) = &v.mask else { return Ok(()) };
+    same(op, "mask", mask, &[batch, heads, queries, keys])?;
+    if !matches!(mask.dtype, DType::F32 | DType::U8) {
+        let message = format!("the mask is {}: f32 is added, u8 keeps", mask.dtype);
+        return Err(Error::shape(op, message));
+    }
+    Ok(())
+}
+
+fn check_norm(
+    op: &'static str,
+    kind: NormKind,
+    x: &View,
+    n: usize,
+    mean: &Option<View>,
+    rstd: &View,
+    vectors: [&Option<View>; 2],
+) -> Result<()> {
+    let rows = &x.shape()[..x.shape().len() - 1];
+    same(op, "rstd", rstd, rows)?;
+    if mean.is_some() != (kind == NormKind::Layer) {
+        return Err(Error::shape(op, "layer_norm has a mean and rms_norm has none"));
+    }
+    mean.iter().try_for_each(|m| same(op, "mean", m, rows))?;
+    vectors.into_iter().flatten().try_for_each(|w| same(op, "weight or bias", w, &[n]))
+}
+
+fn check_classes(op: &'static str, logits: &View, targets: &View) -> Result<usize> {
+    let &[rows, _] = logits.shape() else {
+        return Err(Error::shape(op, "logits need the shape [rows, classes]"));
+    };
+    same(op, "targets", targets, &[rows])?;
+    integer(op, targets)?;
+    Ok(rows)
+}
+
+fn integer(op: &'static str, view: &View) -> Result<()> {
+    if matches!(view.dtype, DType::I32 | DType::U32) {
+        return Ok(());
+    }
+    Err(Error::shape(op, format!("indices are {} and must be i32 or u32", view.dtype)))
+}
+
+/// `whole` is what the indices point into, `part` what has one element per index.
+fn check_index(
+    op: &'static str,
+    whole: &View,
+    part: &View,
+    index: &View,
+    axis: usize,
+) -> Result<()> {
+    integer(op, index)?;
+    let mut shape = whole.shape().to_vec();
+    if axis >= shape.len() || part.shape().len() != shape.len() {
+        let message = format!("axis {axis} of {:?} and {:?}", whole.shape(), part.shape());
+        return Err(Error::shape(op, message));
+    }
+    shape[axis] = part.shape()[axis];
+    same(op, "the picked part", part, &shape)?;
+    same(op, "index", index, &shape)
+}
