@@ -15,7 +15,7 @@ pub mod poly;
 pub mod program;
 pub mod scalar;
 pub mod trace;
-//pub mod wgsl;
+pub mod wgsl;
 
 //pub use bound::Bound;
 pub use defs::{Definition, Gradient};

@@ -1,0 +1,15 @@
+// Printed from `abs` in ops/src/defs.rs; UPDATE_GOLDEN=1 cargo test -p starling-ops
+
+fn def_abs(x0: f32, index: u32) -> f32 {
+    let v1 = abs(x0);
+    return v1;
+}
+
+fn def_abs_by_x(x0: f32, index: u32) -> f32 {
+    let v2 = x0 < 0.0f;
+    let v4 = 0.0f < x0;
+    let v6 = x0 * 0.0f;
+    let v7 = select(v6, 1.0f, v4);
+    let v8 = select(v7, -1.0f, v2);
+    return v8;
+}

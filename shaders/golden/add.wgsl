@@ -1,0 +1,14 @@
+// Printed from `add` in ops/src/defs.rs; UPDATE_GOLDEN=1 cargo test -p starling-ops
+
+fn def_add(x0: f32, x1: f32, index: u32) -> f32 {
+    let v2 = x0 + x1;
+    return v2;
+}
+
+fn def_add_by_a(index: u32) -> f32 {
+    return 1.0f;
+}
+
+fn def_add_by_b(index: u32) -> f32 {
+    return 1.0f;
+}

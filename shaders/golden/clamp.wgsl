@@ -1,0 +1,17 @@
+// Printed from `clamp` in ops/src/defs.rs; UPDATE_GOLDEN=1 cargo test -p starling-ops
+
+fn def_clamp(x0: f32, index: u32) -> f32 {
+    let v2 = x0 < -1.0f;
+    let v4 = 1.0f < x0;
+    let v5 = select(x0, 1.0f, v4);
+    let v6 = select(v5, -1.0f, v2);
+    return v6;
+}
+
+fn def_clamp_by_x(x0: f32, index: u32) -> f32 {
+    let v2 = x0 < -1.0f;
+    let v5 = 1.0f < x0;
+    let v6 = select(1.0f, 0.0f, v5);
+    let v7 = select(v6, 0.0f, v2);
+    return v7;
+}

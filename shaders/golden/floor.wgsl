@@ -1,0 +1,10 @@
+// Printed from `floor` in ops/src/defs.rs; UPDATE_GOLDEN=1 cargo test -p starling-ops
+
+fn def_floor(x0: f32, index: u32) -> f32 {
+    let v1 = floor(x0);
+    return v1;
+}
+
+fn def_floor_by_x(index: u32) -> f32 {
+    return 0.0f;
+}

@@ -1,0 +1,60 @@
+// Printed from `log1p` in ops/src/defs.rs; UPDATE_GOLDEN=1 cargo test -p starling-ops
+
+// A word that the compiler does not take for a constant.
+fn sl_word(word: u32) -> u32 {
+    var hidden = word;
+    return hidden;
+}
+
+fn sl_log1p(x0: f32) -> f32 {
+    let v1 = abs(x0);
+    let v3 = v1 < 1e-8f;
+    let v5 = x0 + 1.0f;
+    let v7 = v5 == 0.0f;
+    let v9 = bitcast<f32>(sl_word(0x7f800000u));
+    let v10 = -v9;
+    let v11 = v5 < 0.0f;
+    let v13 = bitcast<f32>(sl_word(0x7fc00000u));
+    let v14 = v5 < v9;
+    let v15 = bitcast<u32>(v5);
+    let v17 = v15 + 0x4afb0du;
+    let v18 = v17 >> 23u;
+    let v20 = v18 | 0x4b000000u;
+    let v21 = bitcast<f32>(v20);
+    let v23 = v21 - 8388735.0f;
+    let v27 = v17 & 0xff800000u;
+    let v28 = 0x80000000u - v27;
+    let v29 = bitcast<f32>(v28);
+    let v31 = x0 * 0.25f;
+    let v33 = fma(v29, 0.25f, -1.0f);
+    let v34 = fma(v29, v31, v33);
+    let v36 = v34 * v34;
+    let v39 = fma(v34, -0.07638335f, 0.12764828f);
+    let v41 = fma(v34, v39, -0.13160181f);
+    let v43 = fma(v34, v41, 0.14201269f);
+    let v45 = fma(v34, v43, -0.16623315f);
+    let v47 = fma(v34, v45, 0.2000125f);
+    let v49 = fma(v34, v47, -0.25000823f);
+    let v51 = fma(v34, v49, 0.3333333f);
+    let v53 = fma(v34, v51, -0.5f);
+    let v54 = v36 * v53;
+    let v55 = fma(v23, -0.00021219444f, v54);
+    let v56 = v34 + v55;
+    let v57 = fma(v23, 0.6933594f, v56);
+    let v58 = select(x0, v57, v14);
+    let v59 = select(v58, v13, v11);
+    let v60 = select(v59, v10, v7);
+    let v61 = select(v60, x0, v3);
+    return v61;
+}
+
+fn def_log1p(x0: f32, index: u32) -> f32 {
+    let v1 = sl_log1p(x0);
+    return v1;
+}
+
+fn def_log1p_by_x(x0: f32, index: u32) -> f32 {
+    let v2 = x0 + 1.0f;
+    let v3 = 1.0f / v2;
+    return v3;
+}

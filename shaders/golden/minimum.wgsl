@@ -1,0 +1,32 @@
+// Printed from `minimum` in ops/src/defs.rs; UPDATE_GOLDEN=1 cargo test -p starling-ops
+
+// By the bits: a compiler may take x != x to be false.
+fn sl_is_nan(x: f32) -> bool {
+    return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
+}
+
+// NaN when either is NaN, unlike min(); the first of two equal arguments.
+fn sl_min(a: f32, b: f32) -> f32 {
+    return select(b, a, sl_is_nan(a) | ((a <= b) & !sl_is_nan(b)));
+}
+
+fn def_minimum(x0: f32, x1: f32, index: u32) -> f32 {
+    let v2 = sl_min(x0, x1);
+    return v2;
+}
+
+fn def_minimum_by_a(x0: f32, x1: f32, index: u32) -> f32 {
+    let v2 = x0 == x1;
+    let v4 = x0 < x1;
+    let v7 = select(0.0f, 1.0f, v4);
+    let v8 = select(v7, 0.5f, v2);
+    return v8;
+}
+
+fn def_minimum_by_b(x0: f32, x1: f32, index: u32) -> f32 {
+    let v2 = x0 == x1;
+    let v4 = x0 < x1;
+    let v7 = select(1.0f, 0.0f, v4);
+    let v8 = select(v7, 0.5f, v2);
+    return v8;
+}

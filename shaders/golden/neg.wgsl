@@ -1,0 +1,10 @@
+// Printed from `neg` in ops/src/defs.rs; UPDATE_GOLDEN=1 cargo test -p starling-ops
+
+fn def_neg(x0: f32, index: u32) -> f32 {
+    let v1 = -x0;
+    return v1;
+}
+
+fn def_neg_by_x(index: u32) -> f32 {
+    return -1.0f;
+}

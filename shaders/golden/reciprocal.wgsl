@@ -1,0 +1,13 @@
+// Printed from `reciprocal` in ops/src/defs.rs; UPDATE_GOLDEN=1 cargo test -p starling-ops
+
+fn def_reciprocal(x0: f32, index: u32) -> f32 {
+    let v2 = 1.0f / x0;
+    return v2;
+}
+
+fn def_reciprocal_by_x(x0: f32, index: u32) -> f32 {
+    let v2 = 1.0f / x0;
+    let v3 = v2 / x0;
+    let v4 = -v3;
+    return v4;
+}

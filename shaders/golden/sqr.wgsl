@@ -1,0 +1,11 @@
+// Printed from `sqr` in ops/src/defs.rs; UPDATE_GOLDEN=1 cargo test -p starling-ops
+
+fn def_sqr(x0: f32, index: u32) -> f32 {
+    let v1 = x0 * x0;
+    return v1;
+}
+
+fn def_sqr_by_x(x0: f32, index: u32) -> f32 {
+    let v1 = x0 + x0;
+    return v1;
+}
