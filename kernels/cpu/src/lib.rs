@@ -1,1 +1,13 @@
-//! (in progress)
+//! Vector kernels for the CPU: AVX-512, AVX2 with FMA, NEON and scalar, picked at run time.
+//!
+//! This crate is the only user of `std::arch`.
+
+pub mod gemm;
+pub mod isa;
+pub mod rows;
+pub mod scratch;
+pub mod simd;
+mod walk;
+
+pub use isa::{Isa, Kernel};
+pub use simd::Simd;

@@ -161,6 +161,24 @@ impl Simd for Avx2 {
             let packed = _mm_packus_epi32(low, _mm256_extracti128_si256::<1>(word));
             _mm_storeu_si128(p.cast(), packed)
         }
+        fn transpose(self, square: &mut [__m256]) {
+            let Ok(r) = <&mut [__m256; 8]>::try_from(square) else { return };
+            // 4 x 4 squares inside each 128-bit lane, then the lanes.
+            for i in [0, 4] {
+                let (a, b) = (_mm256_unpacklo_ps(r[i], r[i + 1]), _mm256_unpackhi_ps(r[i], r[i + 1]));
+                let (c, d) =
+                    (_mm256_unpacklo_ps(r[i + 2], r[i + 3]), _mm256_unpackhi_ps(r[i + 2], r[i + 3]));
+                r[i] = _mm256_shuffle_ps::<0x44>(a, c);
+                r[i + 1] = _mm256_shuffle_ps::<0xee>(a, c);
+                r[i + 2] = _mm256_shuffle_ps::<0x44>(b, d);
+                r[i + 3] = _mm256_shuffle_ps::<0xee>(b, d);
+            }
+            for i in 0..4 {
+                let (a, b) = (r[i], r[i + 4]);
+                r[i] = _mm256_permute2f128_ps::<0x20>(a, b);
+                r[i + 4] = _mm256_permute2f128_ps::<0x31>(a, b);
+            }
+        }
         unsafe fn load_u8(self, p: *const u8) -> __m256 {
             _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast())))
         }

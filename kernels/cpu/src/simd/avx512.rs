@@ -145,6 +145,32 @@ impl Simd for Avx512 {
             let word = _mm512_cvtepi32_epi16(super::bf16_bits(self, v));
             _mm256_storeu_si256(p.cast(), word)
         }
+        fn transpose(self, square: &mut [__m512]) {
+            let Ok(r) = <&mut [__m512; 16]>::try_from(square) else { return };
+            // Pairs of rows, then fours: 4 x 4 squares inside each 128-bit lane.
+            for i in (0..16).step_by(4) {
+                let (a, b) = (_mm512_unpacklo_ps(r[i], r[i + 1]), _mm512_unpackhi_ps(r[i], r[i + 1]));
+                let (c, d) =
+                    (_mm512_unpacklo_ps(r[i + 2], r[i + 3]), _mm512_unpackhi_ps(r[i + 2], r[i + 3]));
+                r[i] = _mm512_shuffle_ps::<0x44>(a, c);
+                r[i + 1] = _mm512_shuffle_ps::<0xee>(a, c);
+                r[i + 2] = _mm512_shuffle_ps::<0x44>(b, d);
+                r[i + 3] = _mm512_shuffle_ps::<0xee>(b, d);
+            }
+            // Then the 4 x 4 square of the lanes themselves.
+            for i in 0..4 {
+                let (a, b) = (r[i], r[i + 4]);
+                let (c, d) = (r[i + 8], r[i + 12]);
+                let (ab, cd) =
+                    (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d));
+                let (ef, gh) =
+                    (_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(c, d));
+                r[i] = _mm512_shuffle_f32x4::<0x88>(ab, cd);
+                r[i + 8] = _mm512_shuffle_f32x4::<0xdd>(ab, cd);
+                r[i + 4] = _mm512_shuffle_f32x4::<0x88>(ef, gh);
+                r[i + 12] = _mm512_shuffle_f32x4::<0xdd>(ef, gh);
+            }
+        }
         unsafe fn load_u8(self, p: *const u8) -> __m512 {
             _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())))
         }

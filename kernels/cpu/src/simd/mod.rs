@@ -161,6 +161,9 @@ pub trait Simd: Math + Send + Sync + 'static {
     /// # Safety
     /// `p .. p + LANES` is writable; no alignment is needed.
     unsafe fn store_bf16(self, p: *mut half::bf16, v: Self::V);
+    /// Transposes a square of `LANES` registers in place: lane `j` of register `i` and lane `i` of
+    /// register `j` change places.
+    fn transpose(self, square: &mut [Self::V]);
     /// Reads `LANES` bytes as numbers.
     ///
     /// # Safety

@@ -164,6 +164,15 @@ impl Simd for Neon {
         unsafe fn store_bf16(self, p: *mut bf16, v: float32x4_t) {
             vst1_u16(p.cast(), vmovn_u32(super::bf16_bits(self, v)))
         }
+        fn transpose(self, square: &mut [float32x4_t]) {
+            let Ok(r) = <&mut [float32x4_t; 4]>::try_from(square) else { return };
+            let (a, b) = (vtrn1q_f32(r[0], r[1]), vtrn2q_f32(r[0], r[1]));
+            let (c, d) = (vtrn1q_f32(r[2], r[3]), vtrn2q_f32(r[2], r[3]));
+            r[0] = vcombine_f32(vget_low_f32(a), vget_low_f32(c));
+            r[1] = vcombine_f32(vget_low_f32(b), vget_low_f32(d));
+            r[2] = vcombine_f32(vget_high_f32(a), vget_high_f32(c));
+            r[3] = vcombine_f32(vget_high_f32(b), vget_high_f32(d));
+        }
         unsafe fn load_u8(self, p: *const u8) -> float32x4_t {
             let bytes = vcreate_u8(u64::from(p.cast::<u32>().read_unaligned()));
             vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(bytes))))

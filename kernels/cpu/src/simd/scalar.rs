@@ -84,6 +84,8 @@ impl Simd for Scalar<f32> {
         unsafe { p.write_unaligned(bf16::from_f32(v)) }
     }
     #[inline(always)]
+    fn transpose(self, _square: &mut [f32]) {}
+    #[inline(always)]
     unsafe fn load_u8(self, p: *const u8) -> f32 {
         // SAFETY: the caller promises one readable byte.
         self.to_real(u32::from(unsafe { p.read() }))
