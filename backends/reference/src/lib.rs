@@ -1,1 +1,159 @@
-//! (in progress)
+//! The truth that every other backend is compared with: scalar, single-threaded, accumulating in
+//! f64, rounding once to the type of the output. Nothing here is clever.
+//!
+//! [`evaluate`] gives the numbers before that last rounding; [`ReferenceBackend`] stores them.
+
+mod attention;
+mod index;
+mod map;
+mod matmul;
+pub mod memory;
+mod rows;
+
+use starling_api::{
+    Backend, Capabilities, Download, Error, HostStorage, Result, Storage, Stream, Support, Verb,
+    View,
+};
+use std::sync::Arc;
+
+/// The outputs of a verb in the order of [`Verb::writes`], working memory left out.
+pub fn outputs(verb: &Verb) -> Vec<&View> {
+    let mut all = verb.writes();
+    let workspace = match verb {
+        Verb::AttentionBackward(v) => &v.workspace,
+        Verb::NormBackward(v) => &v.workspace,
+        Verb::ScatterAdd(v) => &v.workspace,
+        _ => &None,
+    };
+    if workspace.is_some() {
+        // Working memory comes last in `Verb::writes`.
+        all.pop();
+    }
+    all
+}
+
+/// What a verb on host memory yields, in f64 and unrounded: the elements of each of [`outputs`] in
+/// row-major order. Memory is read and not written.
+///
+/// # Errors
+/// What [`Verb::check`] finds; [`Error::Index`] for an index outside its table.
+pub fn evaluate(verb: &Verb) -> Result<Vec<Vec<f64>>> {
+    verb.check()?;
+    match verb {
+        Verb::Map(v) => map::map(v),
+        Verb::Reduce(v) => map::reduce(v),
+        Verb::Gemm(v) => matmul::gemm(v),
+        Verb::Attention(v) => attention::forward(v),
+        Verb::AttentionBackward(v) => attention::backward(v),
+        Verb::Softmax(v) => rows::softmax(v),
+        Verb::SoftmaxBackward(v) => rows::softmax_backward(v),
+        Verb::Norm(v) => rows::norm(v),
+        Verb::NormBackward(v) => rows::norm_backward(v),
+        Verb::CrossEntropy(v) => rows::cross_entropy(v),
+        Verb::CrossEntropyBackward(v) => rows::cross_entropy_backward(v),
+        Verb::Gather(v) => index::gather(v),
+        Verb::ScatterAdd(v) => index::scatter_add(v),
+        Verb::Copy(v) => index::copy(v),
+        Verb::Fill(v) => Ok(vec![index::fill(v)]),
+    }
+}
+
+/// Evaluates a verb and stores its results: what [`ReferenceBackend`]'s stream does.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn execute(verb: &Verb) -> Result<()> {
+    let results = evaluate(verb)?;
+    outputs(verb).into_iter().zip(&results).try_for_each(|(view, x)| memory::write(view, x))
+}
+
+/// The reference as a device.
+pub struct ReferenceBackend {
+    capabilities: Capabilities,
+}
+
+impl ReferenceBackend {
+    /// The device.
+    pub fn new() -> Self {
+        let capabilities = Capabilities {
+            description: "scalar loops in f64".into(),
+            variant: "f64".into(),
+            memory_bytes: None,
+            threads: Some(1),
+            special_values: true,
+            subnormals: true,
+        };
+        Self { capabilities }
+    }
+}
+
+impl Default for ReferenceBackend {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Backend for ReferenceBackend {
+    fn name(&self) -> &str {
+        "reference"
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn supports(&self, _: &Verb) -> Support {
+        Support::Native
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Arc<dyn Storage>> {
+        Ok(HostStorage::new(bytes)?)
+    }
+
+    fn stream(&self) -> Result<Box<dyn Stream>> {
+        Ok(Box::new(ReferenceStream))
+    }
+}
+
+/// Runs each verb when it is submitted.
+struct ReferenceStream;
+
+impl Stream for ReferenceStream {
+    fn submit(&self, verb: &Verb) -> Result<()> {
+        execute(verb)
+    }
+
+    fn upload(&self, bytes: &[u8], to: &View) -> Result<()> {
+        let target = host_bytes(to, bytes.len())?;
+        // SAFETY: `host_bytes` checked that the view is contiguous, in bounds and as long as
+        // `bytes`, which is the caller's own memory.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
+        Ok(())
+    }
+
+    fn download<'a>(&'a self, from: &'a View, bytes: &'a mut [u8]) -> Download<'a> {
+        let copied = host_bytes(from, bytes.len()).map(|source| {
+            // SAFETY: as in `upload`.
+            unsafe { std::ptr::copy_nonoverlapping(source, bytes.as_mut_ptr(), bytes.len()) };
+        });
+        Box::pin(std::future::ready(copied))
+    }
+
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Where the elements of a contiguous view of `len` bytes begin.
+fn host_bytes(view: &View, len: usize) -> Result<*mut u8> {
+    let size = view.dtype.size();
+    let end = view.layout.offset() * size + len;
+    if !view.layout.is_contiguous() || view.len() * size != len || end > view.storage.bytes() {
+        let message = format!("{len} bytes for {view:?}: it must be contiguous and of that size");
+        return Err(Error::shape("transfer", message));
+    }
+    let start = HostStorage::of(view)
+        .ok_or_else(|| Error::shape("transfer", "a view lies in another backend's memory"))?;
+    // SAFETY: the sum was checked to lie inside the storage.
+    Ok(unsafe { start.add(view.layout.offset() * size) })
+}
