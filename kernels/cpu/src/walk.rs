@@ -1,0 +1,204 @@
+//! Where the elements of operands lie in host memory, and how the work over them is split.
+
+use rayon::prelude::*;
+use starling_api::{DType, Error, HostStorage, MAX_RANK, Result, View};
+use std::ops::Range;
+
+/// A pointer that parallel tasks share. Each task touches elements of its own, or only reads.
+#[derive(Debug)]
+pub(crate) struct Shared<T>(pub *mut T);
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Shared<T> {}
+// SAFETY: a pointer is only an address; whoever dereferences it keeps the tasks apart.
+unsafe impl<T> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    /// The address `offset` elements on, which need not exist.
+    #[inline(always)]
+    pub(crate) fn at(self, offset: isize) -> *mut T {
+        self.0.wrapping_offset(offset)
+    }
+}
+
+/// The first element of a view in host memory.
+pub(crate) fn pointer<T>(op: &'static str, view: &View) -> Result<Shared<T>> {
+    debug_assert_eq!(size_of::<T>(), view.dtype.size());
+    let Some(start) = HostStorage::of(view) else {
+        return Err(Error::shape(op, "an operand is not in host memory: copy it there first"));
+    };
+    Ok(Shared(start.cast::<T>().wrapping_add(view.layout.offset())))
+}
+
+/// The first element of an f32 view.
+pub(crate) fn f32s(op: &'static str, view: &View) -> Result<Shared<f32>> {
+    if view.dtype == DType::F32 {
+        return pointer(op, view);
+    }
+    Err(Error::Unsupported { op, dtype: view.dtype, backend: "cpu".into() })
+}
+
+/// Working memory of at least `bytes` bytes, aligned to f32; null when nothing is needed.
+pub(crate) fn workspace(
+    op: &'static str,
+    view: Option<&View>,
+    bytes: usize,
+) -> Result<Shared<f32>> {
+    if bytes == 0 {
+        return Ok(Shared(std::ptr::null_mut()));
+    }
+    let fits = |w: &&View| w.layout.is_contiguous() && w.len() * w.dtype.size() >= bytes;
+    let start = view.filter(fits).and_then(|w| {
+        let start = HostStorage::of(w)?.wrapping_add(w.layout.offset() * w.dtype.size());
+        Some(start.cast::<f32>()).filter(|p| p.is_aligned())
+    });
+    let message = || format!("the workspace must be {bytes} aligned bytes of host memory");
+    start.map(Shared).ok_or_else(|| Error::shape(op, message()))
+}
+
+/// Integer elements of either sign convention.
+#[derive(Clone, Copy)]
+pub(crate) struct Integers {
+    start: Shared<u32>,
+    signed: bool,
+}
+
+impl Integers {
+    /// An i32 or u32 view.
+    pub(crate) fn new(op: &'static str, view: &View) -> Result<Self> {
+        if !matches!(view.dtype, DType::I32 | DType::U32) {
+            return Err(Error::Unsupported { op, dtype: view.dtype, backend: "cpu".into() });
+        }
+        Ok(Self { start: pointer(op, view)?, signed: view.dtype == DType::I32 })
+    }
+
+    /// The element `offset` elements behind the first.
+    ///
+    /// # Safety
+    /// There is such an element.
+    #[inline(always)]
+    pub(crate) unsafe fn get(self, offset: isize) -> i64 {
+        // SAFETY: the caller promises that the element exists.
+        let word = unsafe { self.start.at(offset).read() };
+        if self.signed { (word as i32).into() } else { word.into() }
+    }
+}
+
+/// Nested loops over `K` operands of one shape, with axes of extent 1 left out and neighbouring
+/// axes merged where every operand's strides allow it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Nest<const K: usize> {
+    /// Number of loops.
+    pub rank: usize,
+    /// Extent of each loop, the outermost first.
+    pub shape: [usize; MAX_RANK],
+    /// Each operand's step along each loop.
+    pub strides: [[isize; K]; MAX_RANK],
+}
+
+impl<const K: usize> Nest<K> {
+    /// The loops over `shape`, in the order of its axes.
+    pub(crate) fn new(shape: &[usize], strides: [&[isize]; K]) -> Self {
+        let mut nest = Self { rank: 0, shape: [1; MAX_RANK], strides: [[0; K]; MAX_RANK] };
+        for (axis, &n) in shape.iter().enumerate() {
+            if n != 1 {
+                nest.push(n, strides.map(|s| s[axis]));
+            }
+        }
+        nest
+    }
+
+    /// Adds an innermost loop, merged into the last one when possible.
+    pub(crate) fn push(&mut self, n: usize, step: [isize; K]) {
+        if let Some(last) = self.rank.checked_sub(1)
+            && (0..K).all(|k| self.strides[last][k] == step[k] * n as isize)
+        {
+            self.shape[last] *= n;
+            self.strides[last] = step;
+            return;
+        }
+        self.shape[self.rank] = n;
+        self.strides[self.rank] = step;
+        self.rank += 1;
+    }
+
+    /// Takes the innermost loop off: its extent and steps; one pass over nothing when there is no
+    /// loop.
+    pub(crate) fn pop(&mut self) -> (usize, [isize; K]) {
+        let Some(last) = self.rank.checked_sub(1) else { return (1, [0; K]) };
+        self.rank = last;
+        let inner = (self.shape[last], self.strides[last]);
+        (self.shape[last], self.strides[last]) = (1, [0; K]);
+        inner
+    }
+
+    /// Number of iterations.
+    pub(crate) fn len(&self) -> usize {
+        self.shape[..self.rank].iter().product()
+    }
+
+    /// The walk that starts at iteration `index`.
+    #[inline(always)]
+    pub(crate) fn walk(&self, index: usize) -> Walk<'_, K> {
+        let mut walk = Walk { nest: self, counters: [0; MAX_RANK], at: [0; K] };
+        let mut left = index;
+        for axis in (0..self.rank).rev() {
+            let n = self.shape[axis].max(1);
+            walk.counters[axis] = left % n;
+            left /= n;
+            for k in 0..K {
+                walk.at[k] += walk.counters[axis] as isize * self.strides[axis][k];
+            }
+        }
+        walk
+    }
+}
+
+/// A position in a [`Nest`].
+pub(crate) struct Walk<'a, const K: usize> {
+    nest: &'a Nest<K>,
+    counters: [usize; MAX_RANK],
+    /// Each operand's offset from its first element.
+    pub at: [isize; K],
+}
+
+impl<const K: usize> Walk<'_, K> {
+    /// Goes to the next iteration; after the last one to the first.
+    #[inline(always)]
+    pub(crate) fn step(&mut self) {
+        for axis in (0..self.nest.rank).rev() {
+            let (n, step) = (self.nest.shape[axis], &self.nest.strides[axis]);
+            self.counters[axis] += 1;
+            let wrapped = self.counters[axis] == n;
+            let back = if wrapped { n as isize - 1 } else { -1 };
+            for k in 0..K {
+                self.at[k] -= back * step[k];
+            }
+            if !wrapped {
+                return;
+            }
+            self.counters[axis] = 0;
+        }
+    }
+}
+
+/// Elements of work below which another task does not pay: about 10 microseconds.
+pub(crate) const GRAIN: usize = 1 << 15;
+
+/// Calls `f` for consecutive parts of `0..count`, on several threads when that pays. `cost` is the
+/// number of elements that one item touches.
+pub(crate) fn split(count: usize, cost: usize, f: impl Fn(Range<usize>) + Sync) {
+    let each = (GRAIN / cost.max(1)).clamp(1, count.max(1));
+    let parts = count.div_ceil(each);
+    if parts > 1 && rayon::current_num_threads() > 1 {
+        (0..parts).into_par_iter().for_each(|p| f(p * each..count.min((p + 1) * each)));
+    } else if count > 0 {
+        f(0..count);
+    }
+}
