@@ -5,18 +5,23 @@
 use half::{bf16, f16};
 use starling_kernels_cpu::{Isa, Kernel, Simd};
 use starling_ops::{Key, Math, Scalar};
+use std::sync::OnceLock;
 
 /// Random arguments of each test; an emulator gets few.
 const COUNT: usize = if cfg!(target_arch = "aarch64") { 1 << 12 } else { 1 << 18 };
 
 fn rows() -> Vec<Isa> {
-    let forced = std::env::var_os("STARLING_ISA").is_some_and(|name| !name.is_empty());
-    let rows = match forced {
-        true => vec![Isa::from_env().expect("STARLING_ISA")],
-        false => Isa::available(),
+    static ROWS: OnceLock<Vec<Isa>> = OnceLock::new();
+    let find = || {
+        let forced = std::env::var_os("STARLING_ISA").is_some_and(|name| !name.is_empty());
+        let rows = match forced {
+            true => vec![Isa::from_env().unwrap_or_else(|e| panic!("STARLING_ISA: {e}"))],
+            false => Isa::available(),
+        };
+        println!("rows: {:?}", rows.iter().map(|isa| isa.name()).collect::<Vec<_>>());
+        rows
     };
-    println!("rows: {rows:?}");
-    rows
+    ROWS.get_or_init(find).clone()
 }
 
 struct Random(u64);

@@ -4,6 +4,7 @@ use starling_ops::Math;
 
 /// Methods that are sound because the token exists. Those marked `unsafe` rely on their caller's
 /// promise about the pointer as well.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! methods {
     () => {};
     (
@@ -33,6 +34,7 @@ macro_rules! methods {
 }
 
 /// What is the same for every vector register.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! shared {
     () => {
         #[inline(always)]
@@ -173,6 +175,7 @@ pub trait Simd: Math + Send + Sync + 'static {
 
 /// The bfloat16 bits of `v` in the low half of a word: rounded to nearest, halves to even. The
 /// sum would carry some NaNs into infinity, so NaN is made quiet instead.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[inline(always)]
 fn bf16_bits<S: Simd>(s: S, v: S::V) -> S::U {
     let word = s.bits(v);
