@@ -7,9 +7,9 @@
 //!
 //! What WGSL leaves open remains open here: `/` and `sqrt` may be 2.5 units in the last place off,
 //! `fma` may round twice, subnormals may be flushed, and an implementation may assume that
-//! infinities and NaNs do not occur. So NaN is recognised by its bits, non-finite constants are made
-//! from theirs at run time (a constant expression that yields one is an error in WGSL), and rows of
-//! special values are a capability of a backend and not a promise of the text.
+//! infinities and NaNs do not occur. So NaN is recognised by its bits, non-finite constants are
+//! made from theirs at run time (a constant expression that yields one is an error in WGSL), and
+//! rows of special values are a capability of a backend and not a promise of the text.
 
 use crate::math::Key;
 use crate::program::{Builder, Node, NodeId, Op, Program};

@@ -1,4 +1,4 @@
-// Printed from `div` in ops/src/defs.rs; UPDATE_GOLDEN=1 cargo test -p starling-ops
+// Printed from `div` in ops/src/defs.rs by UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl
 
 fn def_div(x0: f32, x1: f32, index: u32) -> f32 {
     let v2 = x0 / x1;

@@ -1,4 +1,4 @@
-// Printed from `fma` in ops/src/defs.rs; UPDATE_GOLDEN=1 cargo test -p starling-ops
+// Printed from `fma` in ops/src/defs.rs by UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl
 
 fn def_fma(x0: f32, x1: f32, x2: f32, index: u32) -> f32 {
     let v3 = fma(x0, x1, x2);

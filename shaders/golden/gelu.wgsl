@@ -1,4 +1,4 @@
-// Printed from `gelu` in ops/src/defs.rs; UPDATE_GOLDEN=1 cargo test -p starling-ops
+// Printed from `gelu` in ops/src/defs.rs by UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl
 
 fn sl_exp(x0: f32) -> f32 {
     let v2 = 89.0f < x0;

@@ -1,4 +1,4 @@
-// Printed from `hardswish` in ops/src/defs.rs; UPDATE_GOLDEN=1 cargo test -p starling-ops
+// Printed from `hardswish` in ops/src/defs.rs by UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl
 
 fn def_hardswish(x0: f32, index: u32) -> f32 {
     let v2 = x0 + 3.0f;

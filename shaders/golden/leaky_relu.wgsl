@@ -1,4 +1,4 @@
-// Printed from `leaky_relu` in ops/src/defs.rs; UPDATE_GOLDEN=1 cargo test -p starling-ops
+// Printed from `leaky_relu` in ops/src/defs.rs by UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl
 
 fn def_leaky_relu(x0: f32, index: u32) -> f32 {
     let v2 = 0.0f < x0;

@@ -1,4 +1,4 @@
-// Printed from `log` in ops/src/defs.rs; UPDATE_GOLDEN=1 cargo test -p starling-ops
+// Printed from `log` in ops/src/defs.rs by UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl
 
 // A word that the compiler does not take for a constant.
 fn sl_word(word: u32) -> u32 {

@@ -1,4 +1,4 @@
-// Printed from `maximum` in ops/src/defs.rs; UPDATE_GOLDEN=1 cargo test -p starling-ops
+// Printed from `maximum` in ops/src/defs.rs by UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl
 
 // By the bits: a compiler may take x != x to be false.
 fn sl_is_nan(x: f32) -> bool {

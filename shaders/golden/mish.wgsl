@@ -1,4 +1,4 @@
-// Printed from `mish` in ops/src/defs.rs; UPDATE_GOLDEN=1 cargo test -p starling-ops
+// Printed from `mish` in ops/src/defs.rs by UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl
 
 fn sl_tanh(x0: f32) -> f32 {
     let v2 = abs(x0);

@@ -1,4 +1,4 @@
-// Printed from `round` in ops/src/defs.rs; UPDATE_GOLDEN=1 cargo test -p starling-ops
+// Printed from `round` in ops/src/defs.rs by UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl
 
 fn def_round(x0: f32, index: u32) -> f32 {
     let v1 = round(x0);

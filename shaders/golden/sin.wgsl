@@ -1,4 +1,4 @@
-// Printed from `sin` in ops/src/defs.rs; UPDATE_GOLDEN=1 cargo test -p starling-ops
+// Printed from `sin` in ops/src/defs.rs by UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl
 
 fn sl_sin(x0: f32) -> f32 {
     let v1 = bitcast<u32>(x0);

@@ -1,2 +1,56 @@
-//! (in progress)
-fn main() {}
+//! `cargo xtask <task>`: everything a person would otherwise have to remember.
+
+mod neon;
+mod run;
+mod test;
+mod tidy;
+
+use run::Steps;
+use std::path::Path;
+use std::process::ExitCode;
+
+const USAGE: &str = "cargo xtask <task>
+  test [--quick]      every test that this machine can run; --quick leaves out what takes long
+  test-neon [--full]  the vector tests as NEON, emulated; installs a cross compiler and qemu
+  ci                  format, tidy, clippy, test and documentation: what a change must pass
+  tidy                layers, sizes, unsafe code, golden rows and other rules of this repository";
+
+fn main() -> ExitCode {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
+    if let Err(error) = std::env::set_current_dir(root) {
+        eprintln!("{}: {error}", root.display());
+        return ExitCode::from(2);
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut steps = Steps::default();
+    match arguments[..] {
+        ["test"] => test::test(&mut steps, false),
+        ["test", "--quick"] => test::test(&mut steps, true),
+        ["test-neon"] => neon::test_neon(&mut steps, false),
+        ["test-neon", "--full"] => neon::test_neon(&mut steps, true),
+        ["tidy"] => tidy::step(&mut steps),
+        ["ci"] => ci(&mut steps),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    }
+    steps.summary()
+}
+
+/// Goes through every step even after a failure: one run tells all that is wrong.
+fn ci(steps: &mut Steps) {
+    steps.cargo("format", &["fmt", "--all", "--check"], &[]);
+    tidy::step(steps);
+    let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    steps.cargo("clippy", &clippy, &[]);
+    test::test(steps, false);
+    let doc = ["doc", "--workspace", "--no-deps"];
+    steps.cargo("documentation", &doc, &[("RUSTDOCFLAGS", "-D warnings")]);
+    if run::succeeds("cargo", &["deny", "--version"]) {
+        steps.cargo("licences", &["deny", "check", "licenses", "bans", "sources"], &[]);
+    } else {
+        steps.skip("licences: cargo-deny is not installed (cargo install cargo-deny)");
+    }
+}

@@ -9,6 +9,9 @@ use std::path::PathBuf;
 mod interpreter;
 mod values;
 
+/// What rewrites the recorded text.
+const COMMAND: &str = "UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl";
+
 /// The definition and its derivatives by each tensor, with the names of their functions.
 fn functions(d: &Definition) -> Vec<(String, Program)> {
     let scalars = d.default_scalars();
@@ -49,11 +52,8 @@ fn every_definition_prints_what_is_recorded() {
     let update = std::env::var_os("UPDATE_GOLDEN").is_some();
     let mut wrong = Vec::new();
     for d in ALL {
-        let text = format!(
-            "// Printed from `{}` in ops/src/defs.rs; UPDATE_GOLDEN=1 cargo test -p starling-ops\n\n{}",
-            d.name,
-            module(&functions(d))
-        );
+        let source = format!("// Printed from `{}` in ops/src/defs.rs by {COMMAND}", d.name);
+        let text = format!("{source}\n\n{}", module(&functions(d)));
         parse(d.name, &text);
         let path = folder.join(d.name).with_extension("wgsl");
         if update {
@@ -73,9 +73,5 @@ fn every_definition_prints_what_is_recorded() {
             }
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "shaders/golden: {wrong:#?}\nwhen the change is meant: \
-         UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl"
-    );
+    assert!(wrong.is_empty(), "shaders/golden: {wrong:#?}\nwhen the change is meant: {COMMAND}");
 }
