@@ -5,7 +5,7 @@
 //! tokens), as a [`Program`] ([`Trace`]) that backends interpret or print, as its own derivative
 //! ([`Dual`]) and as a bound of its rounding error ([`Bound`]).
 
-//pub mod bound;
+pub mod bound;
 pub mod defs;
 pub mod dtype;
 pub mod dual;
@@ -17,7 +17,7 @@ pub mod scalar;
 pub mod trace;
 pub mod wgsl;
 
-//pub use bound::Bound;
+pub use bound::Bound;
 pub use defs::{Definition, Gradient};
 pub use dtype::DType;
 pub use dual::Dual;
