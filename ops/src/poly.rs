@@ -438,8 +438,8 @@ mod tests {
 
     /// The distance of f32's neighbours around `x`.
     fn ulp(x: f64) -> f64 {
-        let exponent = libm::floor(libm::log2(x.abs().max(f64::MIN_POSITIVE)));
-        libm::exp2(exponent.clamp(-126.0, 127.0) - 23.0)
+        let exponent = ((x.to_bits() >> 52) & 0x7ff) as i32 - 1023;
+        f64::from_bits(((exponent.clamp(-126, 127) - 23 + 1023) as u64) << 52)
     }
 
     /// The error of `got` in ulps of `want`.
