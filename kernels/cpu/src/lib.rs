@@ -2,7 +2,9 @@
 //!
 //! This crate is the only user of `std::arch`.
 
+pub mod copy;
 pub mod gemm;
+pub mod index;
 pub mod isa;
 pub mod rows;
 pub mod scratch;

@@ -177,8 +177,8 @@ impl<const K: usize> Walk<'_, K> {
             self.counters[axis] += 1;
             let wrapped = self.counters[axis] == n;
             let back = if wrapped { n as isize - 1 } else { -1 };
-            for k in 0..K {
-                self.at[k] -= back * step[k];
+            for (at, step) in self.at.iter_mut().zip(step) {
+                *at -= back * step;
             }
             if !wrapped {
                 return;

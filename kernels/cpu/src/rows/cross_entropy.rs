@@ -106,7 +106,7 @@ unsafe fn log_sum_exp<S: Simd>(s: S, x: *const f32, n: usize) -> (f32, f32) {
         if new == f32::NEG_INFINITY {
             continue;
         }
-        if !(new <= top) {
+        if new > top || new.is_nan() {
             if at > 0 {
                 sum *= f64::from(lane(s, s.exp(splat(s, top - new))));
             }

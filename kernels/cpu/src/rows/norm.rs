@@ -271,7 +271,6 @@ impl Partials {
         let weight = v.d_weight.as_ref().map(|_| 0);
         let bias = v.d_bias.as_ref().map(|_| if weight.is_some() { n } else { 0 });
         let stride = n * (usize::from(weight.is_some()) + usize::from(bias.is_some()));
-        let needed = norm_backward_workspace_bytes(v);
         let bytes = norm_backward_workspace_bytes(v);
         let start = workspace(op, v.workspace.as_ref(), bytes)?;
         Ok(Self { op, start, sums: [weight, bias], stride, n })
