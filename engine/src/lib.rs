@@ -1,1 +1,36 @@
-//! (in progress)
+//! One engine that trains and runs neural networks on whatever a machine has.
+//!
+//! Pick a device at start-up, make tensors on it, call methods:
+//!
+//! ```
+//! use starling_engine::{Device, Tensor};
+//! # fn main() -> starling_engine::Result<()> {
+//! let device = Device::auto()?;
+//! let a = Tensor::from_slice(&device, &[1f32, 2.0, 3.0, 4.0], &[2, 2])?;
+//! let w = Tensor::from_slice(&device, &[0.5f32, -0.5], &[2, 1])?.requires_grad();
+//! let loss = a.matmul(&w)?.gelu()?.sum_all()?;
+//! loss.backward()?;
+//! assert_eq!(w.grad().map(|g| g.shape().to_vec()), Some(vec![2, 1]));
+//! # Ok(())
+//! # }
+//! ```
+
+mod autograd;
+pub mod checkpoint;
+pub mod data;
+mod device;
+mod error;
+mod lower;
+pub mod nn;
+pub mod optim;
+mod plan;
+mod random;
+mod tensor;
+pub mod train;
+
+pub use autograd::{Backward, Operation, checkpoint, no_grad};
+pub use device::{Captured, Counters, Device, Probe, Provider};
+pub use error::{Error, Result};
+pub use starling_api::{Capabilities, DType};
+pub use starling_ops::Definition;
+pub use tensor::{AttentionOptions, Element, Tensor, WeightLayout, update};

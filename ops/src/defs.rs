@@ -87,12 +87,7 @@ impl Definition {
     }
 
     /// Appends the definition to a program; returns the nodes of its results.
-    pub fn put(
-        &self,
-        builder: &RefCell<Builder>,
-        args: &[NodeId],
-        scalars: &[f64],
-    ) -> Vec<NodeId> {
+    pub fn put(&self, builder: &RefCell<Builder>, args: &[NodeId], scalars: &[f64]) -> Vec<NodeId> {
         let t = Trace(builder);
         let args = self.arguments(t, args, scalars);
         let mut out = vec![Real(0); self.outputs];

@@ -57,12 +57,7 @@ impl<M: Math> Dual<M> {
 
     /// The chain rule: `slope` is `f'(a)`, asked for only when `a` moves.
     #[inline(always)]
-    fn chain(
-        self,
-        v: M::V,
-        d: Option<M::V>,
-        slope: impl FnOnce(M) -> M::V,
-    ) -> Tangent<M::V> {
+    fn chain(self, v: M::V, d: Option<M::V>, slope: impl FnOnce(M) -> M::V) -> Tangent<M::V> {
         let d = match d {
             Some(d) => Some(self.0.mul(d, slope(self.0))),
             None => None,
@@ -72,13 +67,7 @@ impl<M: Math> Dual<M> {
 
     /// Half of each tangent on a tie, else the tangent of the argument that `first` names.
     #[inline(always)]
-    fn extremum(
-        self,
-        v: M::V,
-        a: Tangent<M::V>,
-        b: Tangent<M::V>,
-        first: M::B,
-    ) -> Tangent<M::V> {
+    fn extremum(self, v: M::V, a: Tangent<M::V>, b: Tangent<M::V>, first: M::B) -> Tangent<M::V> {
         let m = self.0;
         if a.d.is_none() && b.d.is_none() {
             return Tangent { v, d: None };
@@ -156,11 +145,7 @@ impl<M: Math> Math for Dual<M> {
         self.chain(self.0.abs(a.v), a.d, |m| {
             let zero = m.lit(0.0);
             let rest = m.mul(a.v, zero);
-            m.select(
-                m.lt(a.v, zero),
-                m.lit(-1.0),
-                m.select(m.gt(a.v, zero), m.lit(1.0), rest),
-            )
+            m.select(m.lt(a.v, zero), m.lit(-1.0), m.select(m.gt(a.v, zero), m.lit(1.0), rest))
         })
     }
     #[inline(always)]

@@ -159,7 +159,10 @@ impl Op {
     /// `min` and `max` are not among them: they tell +0 from -0 by position.
     fn commuting(self) -> bool {
         use Op::*;
-        matches!(self, Add | Mul | Fma | Eq | And | Or | UAdd | UMul | UMulHi | UAnd | UOr | UXor | UEq)
+        matches!(
+            self,
+            Add | Mul | Fma | Eq | And | Or | UAdd | UMul | UMulHi | UAnd | UOr | UXor | UEq
+        )
     }
 }
 
@@ -380,7 +383,11 @@ pub fn apply<M: Math>(m: M, op: Op, args: &[NodeId], slots: &mut [Slot<M>]) -> S
             u(0),
             Key { seed_lo: u(1), seed_hi: u(2), instance: u(3), step: u(4), node: u(5) },
         )),
-        Op::Input(_) | Op::Param(_) | Op::ParamWord(_) | Op::Const(_) | Op::ConstWord(_)
+        Op::Input(_)
+        | Op::Param(_)
+        | Op::ParamWord(_)
+        | Op::Const(_)
+        | Op::ConstWord(_)
         | Op::Index => unreachable!("{op:?} is a leaf"),
     }
 }

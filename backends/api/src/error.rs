@@ -25,9 +25,7 @@ pub enum Error {
         message: String,
     },
     /// An index lies outside the table.
-    #[error(
-        "{op}: index {index} is outside 0..{bound}: check the tokens against the table's rows"
-    )]
+    #[error("{op}: index {index} is outside 0..{bound}: check the tokens against the table's rows")]
     Index {
         /// The operation.
         op: &'static str,

@@ -41,12 +41,8 @@ impl Layout {
     /// When `shape` and `strides` differ in length or have more than [`MAX_RANK`] axes.
     pub fn new(shape: &[usize], strides: &[isize], offset: usize) -> Self {
         assert!(shape.len() == strides.len() && shape.len() <= MAX_RANK, "a layout's rank");
-        let mut layout = Self {
-            rank: shape.len() as u8,
-            shape: [1; MAX_RANK],
-            strides: [0; MAX_RANK],
-            offset,
-        };
+        let mut layout =
+            Self { rank: shape.len() as u8, shape: [1; MAX_RANK], strides: [0; MAX_RANK], offset };
         layout.shape[..shape.len()].copy_from_slice(shape);
         layout.strides[..shape.len()].copy_from_slice(strides);
         layout
@@ -129,6 +125,34 @@ impl Layout {
             reach += stride * (n - 1);
         }
         false
+    }
+
+    /// The positions modulo `period`, as a range, when every axis either steps by multiples of
+    /// `period` or stays within one: columns of a matrix whose rows are `period` apart.
+    fn columns(&self, period: usize) -> Option<(usize, usize)> {
+        let (mut low, mut reach) = (self.offset as isize, 0);
+        for (&n, &s) in self.shape().iter().zip(self.strides()).filter(|&(&n, _)| n > 1) {
+            if s.unsigned_abs() >= period {
+                if !s.unsigned_abs().is_multiple_of(period) {
+                    return None;
+                }
+            } else {
+                reach += (n - 1) * s.unsigned_abs();
+                low += s.min(0) * (n as isize - 1);
+            }
+        }
+        let first = low.rem_euclid(period as isize) as usize;
+        (first + reach < period).then_some((first, first + reach))
+    }
+
+    /// True when the two layouts of one storage are columns side by side, as the parts of a packed
+    /// projection are.
+    fn side_by_side(&self, other: &Layout) -> bool {
+        let periods = self.strides().iter().chain(other.strides());
+        periods.map(|s| s.unsigned_abs()).filter(|&p| p > 1).any(|period| {
+            let (a, b) = (self.columns(period), other.columns(period));
+            a.zip(b).is_some_and(|(a, b)| a.1 < b.0 || b.1 < a.0)
+        })
     }
 
     /// Repeats axes of extent 1 and adds leading ones, as NumPy does; `None` where that is not
@@ -269,17 +293,18 @@ impl View {
         std::ptr::addr_eq(Arc::as_ptr(&self.storage), Arc::as_ptr(&other.storage))
     }
 
-    /// True when a write to `self` may change what `other` reads: one storage and overlapping
-    /// extents.
+    /// True when a write to `self` may change what `other` reads: one storage, overlapping
+    /// extents, and not merely columns side by side.
     pub fn may_overlap(&self, other: &View) -> bool {
         let (Some(a), Some(b)) = (self.layout.extent(), other.layout.extent()) else {
             return false;
         };
-        let bytes = |e: (isize, isize), d: DType| {
-            (e.0 * d.size() as isize, (e.1 + 1) * d.size() as isize)
-        };
+        let bytes =
+            |e: (isize, isize), d: DType| (e.0 * d.size() as isize, (e.1 + 1) * d.size() as isize);
         let (a, b) = (bytes(a, self.dtype), bytes(b, other.dtype));
-        self.same_storage(other) && a.0 < b.1 && b.0 < a.1
+        let overlap = self.same_storage(other) && a.0 < b.1 && b.0 < a.1;
+        let one_size = self.dtype.size() == other.dtype.size();
+        overlap && !(one_size && self.layout.side_by_side(&other.layout))
     }
 }
 
@@ -320,5 +345,9 @@ mod tests {
         assert!(Layout::contiguous(&[1]).broadcast_to(&[3]).unwrap().may_overlap_itself());
         assert!(Layout::new(&[3, 3], &[1, 1], 0).may_overlap_itself());
         assert!(!Layout::new(&[3, 2], &[2, 1], 0).may_overlap_itself());
+        let part = |offset| Layout::new(&[2, 4, 8, 4], &[96, 4, 12, 1], offset);
+        let columns = |offset| Layout::new(&[8, 4], &[12, 1], offset);
+        assert!(columns(0).side_by_side(&columns(4)) && columns(8).side_by_side(&columns(4)));
+        assert!(!columns(0).side_by_side(&columns(3)) && !part(0).side_by_side(&part(8)));
     }
 }

@@ -132,9 +132,8 @@ impl Pool {
     }
 
     fn allocate(&self, state: &mut State, class: usize) -> Result<Arc<dyn Storage>> {
-        let fits = |s: &State| {
-            s.stats.in_use_bytes + s.stats.free_bytes + class <= self.limit_bytes
-        };
+        let fits =
+            |s: &State| s.stats.in_use_bytes + s.stats.free_bytes + class <= self.limit_bytes;
         if fits(state)
             && let Ok(storage) = self.backend.alloc(class)
         {

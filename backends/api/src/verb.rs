@@ -664,7 +664,8 @@ fn check_attention(op: &'static str, v: &Attention) -> Result<()> {
         return Err(Error::shape(op, message));
     }
     if v.causal && keys < queries {
-        let message = format!("causal attention needs at least as many keys ({keys}) as queries ({queries})");
+        let message =
+            format!("causal attention needs at least as many keys ({keys}) as queries ({queries})");
         return Err(Error::shape(op, message));
     }
     same(op, "k", &v.k, &[batch, kv_heads, keys, dim])?;

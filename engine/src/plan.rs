@@ -1,0 +1,432 @@
+//! The plan: elementwise work is put off and fused into the verb that needs its result.
+//!
+//! A [`Node`] is a value that is either stored or still an expression over other nodes. An
+//! expression is computed when a verb that is no map needs it, when it is downloaded, when memory
+//! that it reads is about to be overwritten, or when it has grown past [`MAX_COST`] program nodes
+//! or [`MAX_LEAVES`] operands. A fused chain computes in f32 and rounds once, at its output.
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::random::Random;
+use starling_api::{Buffer, DType, Layout, MAX_RANK, Map, Program, Reduce, ReduceKind, View};
+use starling_ops::program::{Builder, NodeId, Op};
+use starling_ops::trace::Trace;
+use starling_ops::{Definition, Key, Math};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+/// Program nodes after which a chain is computed rather than put off further.
+const MAX_COST: usize = 64;
+/// Distinct stored operands of one program: WebGPU's baseline binds 8 buffers, one is the output.
+const MAX_LEAVES: usize = 6;
+/// A small operand that costs more than this is computed before it is repeated over a larger one.
+const REPEAT_COST: usize = 8;
+
+/// Device memory that nodes share, with what must happen before it is overwritten.
+pub(crate) struct Memory {
+    buffer: Buffer,
+    version: AtomicU64,
+    nodes: Mutex<Vec<Weak<Node>>>,
+}
+
+/// Where a stored value lies.
+#[derive(Clone)]
+pub(crate) struct Stored {
+    memory: Arc<Memory>,
+    pub(crate) layout: Layout,
+}
+
+impl Stored {
+    /// Fresh memory for a row-major tensor; its contents are arbitrary.
+    pub(crate) fn new(device: &Device, dtype: DType, shape: &[usize]) -> Result<Self> {
+        let bytes = shape.iter().try_fold(dtype.size(), |b, &n| b.checked_mul(n));
+        let bytes = bytes.filter(|_| shape.len() <= MAX_RANK).ok_or_else(|| {
+            Error::shape("tensor", format!("{shape:?} has too many axes or elements"))
+        })?;
+        let memory = Memory {
+            buffer: device.allocate(bytes)?,
+            version: AtomicU64::new(0),
+            nodes: Mutex::default(),
+        };
+        Ok(Self { memory: Arc::new(memory), layout: Layout::contiguous(shape) })
+    }
+
+    /// The operand that backends see.
+    pub(crate) fn view(&self, dtype: DType) -> View {
+        View { storage: self.memory.buffer.storage().clone(), dtype, layout: self.layout }
+    }
+
+    /// The same memory through another layout.
+    pub(crate) fn with(&self, layout: Layout) -> Self {
+        Self { memory: self.memory.clone(), layout }
+    }
+
+    pub(crate) fn version(&self) -> u64 {
+        self.memory.version.load(Ordering::Acquire)
+    }
+
+    /// Computes everything that still waits to read this memory, then marks it as changed. Called
+    /// before every in-place write.
+    pub(crate) fn before_write(&self) -> Result<()> {
+        let nodes: Vec<_> = lock(&self.memory.nodes).iter().filter_map(Weak::upgrade).collect();
+        for node in nodes {
+            let consumers: Vec<_> =
+                lock(&node.consumers).drain(..).filter_map(|c| c.upgrade()).collect();
+            for consumer in consumers {
+                consumer.stored()?;
+            }
+        }
+        self.memory.version.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    }
+}
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every critical section here leaves its data consistent at each step.
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Adds to a list of weak handles and now and then drops the dead ones.
+fn remember(list: &Mutex<Vec<Weak<Node>>>, node: &Arc<Node>) {
+    let mut list = lock(list);
+    if list.len() >= 16 && list.len().is_power_of_two() {
+        list.retain(|w| w.strong_count() > 0);
+    }
+    list.push(Arc::downgrade(node));
+}
+
+/// What an unevaluated node is.
+pub(crate) enum Lazy {
+    /// The same number everywhere.
+    Literal(f64),
+    /// Result `output` of a definition.
+    Apply { def: &'static Definition, scalars: Vec<f64>, output: usize },
+    /// The derivative of a definition's only result by tensor argument `by`.
+    Derivative { def: &'static Definition, scalars: Vec<f64>, by: usize },
+    /// Uniform numbers in [0, 1).
+    Uniform { random: Arc<Random>, instance: u32 },
+    /// The argument, repeated.
+    Repeat,
+}
+
+struct Expression {
+    lazy: Lazy,
+    args: Vec<Arc<Node>>,
+    /// Upper bound of the program's nodes.
+    cost: usize,
+    /// Addresses of the stored operands' memories, for counting them.
+    leaves: Vec<usize>,
+}
+
+enum State {
+    Stored(Stored),
+    Lazy(Arc<Expression>),
+}
+
+/// A value: stored, or an expression that can be computed when it is needed.
+pub(crate) struct Node {
+    pub(crate) device: Device,
+    pub(crate) dtype: DType,
+    shape: Layout,
+    state: Mutex<State>,
+    consumers: Mutex<Vec<Weak<Node>>>,
+}
+
+impl Node {
+    pub(crate) fn shape(&self) -> &[usize] {
+        self.shape.shape()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.shape.len()
+    }
+
+    /// A value that lies in memory.
+    pub(crate) fn from_stored(device: &Device, dtype: DType, stored: Stored) -> Arc<Self> {
+        let shape = Layout::contiguous(stored.layout.shape());
+        let node = Arc::new(Self {
+            device: device.clone(),
+            dtype,
+            shape,
+            state: Mutex::new(State::Stored(stored.clone())),
+            consumers: Mutex::default(),
+        });
+        remember(&stored.memory.nodes, &node);
+        node
+    }
+
+    /// An expression. `args` broadcast to `shape`; the caller has checked that they do.
+    pub(crate) fn lazy(
+        device: &Device,
+        dtype: DType,
+        shape: &[usize],
+        lazy: Lazy,
+        args: Vec<Arc<Node>>,
+    ) -> Result<Arc<Self>> {
+        let len: usize = shape.iter().product();
+        for arg in &args {
+            let repeated = arg.len() > 0 && len / arg.len() >= 4;
+            if (repeated && arg.cost() > REPEAT_COST) || (arg.shape() != shape && arg.positional())
+            {
+                arg.stored()?;
+            }
+        }
+        let (mut cost, mut leaves) = measure(&args);
+        while cost > MAX_COST || leaves.len() > MAX_LEAVES {
+            // The most expensive argument is computed first; at the end all are stored.
+            let Some(largest) = args.iter().filter(|a| a.cost() > 0).max_by_key(|a| a.cost())
+            else {
+                break;
+            };
+            largest.stored()?;
+            (cost, leaves) = measure(&args);
+        }
+        let own = match &lazy {
+            Lazy::Literal(_) | Lazy::Repeat => 0,
+            Lazy::Apply { .. } => 4,
+            Lazy::Derivative { .. } => 8,
+            Lazy::Uniform { .. } => 6,
+        };
+        let expression = Arc::new(Expression { lazy, args, cost: cost + own, leaves });
+        let node = Arc::new(Self {
+            device: device.clone(),
+            dtype,
+            shape: Layout::contiguous(shape),
+            state: Mutex::new(State::Lazy(expression.clone())),
+            consumers: Mutex::default(),
+        });
+        for arg in &expression.args {
+            remember(&arg.consumers, &node);
+        }
+        Ok(node)
+    }
+
+    fn expression(&self) -> Option<Arc<Expression>> {
+        match &*lock(&self.state) {
+            State::Stored(_) => None,
+            State::Lazy(e) => Some(e.clone()),
+        }
+    }
+
+    /// Program nodes that this value adds to its consumer; 0 when it is stored.
+    fn cost(&self) -> usize {
+        self.expression().map_or(0, |e| e.cost)
+    }
+
+    /// True when the value depends on the element's position, so that it cannot be repeated
+    /// inside another iteration space.
+    fn positional(&self) -> bool {
+        self.expression().is_some_and(|e| {
+            matches!(e.lazy, Lazy::Uniform { .. }) || e.args.iter().any(|a| a.positional())
+        })
+    }
+
+    /// The value in memory, computed now if it was not.
+    pub(crate) fn stored(self: &Arc<Self>) -> Result<Stored> {
+        let Some(expression) = self.expression() else {
+            return match &*lock(&self.state) {
+                State::Stored(s) => Ok(s.clone()),
+                State::Lazy(_) => Err(Error::invalid("a value was computed twice at once")),
+            };
+        };
+        let out = Stored::new(&self.device, self.dtype, self.shape())?;
+        if let Lazy::Literal(value) = expression.lazy {
+            let dst = out.view(self.dtype);
+            self.device.submit(starling_api::Fill { dst, value })?;
+        } else {
+            let mut fusion = Fusion::new(self.shape());
+            let root = fusion.visit(self)?;
+            let (program, inputs, params) = fusion.finish(&[root]);
+            let outputs = vec![out.view(self.dtype)];
+            self.device.submit(Map { program, params, inputs, outputs })?;
+        }
+        let mut state = lock(&self.state);
+        if let State::Stored(s) = &*state {
+            return Ok(s.clone());
+        }
+        *state = State::Stored(out.clone());
+        drop(state);
+        remember(&out.memory.nodes, self);
+        Ok(out)
+    }
+
+    /// The value as an operand.
+    pub(crate) fn view(self: &Arc<Self>) -> Result<View> {
+        Ok(self.stored()?.view(self.dtype))
+    }
+
+    /// True when the value lies in memory.
+    pub(crate) fn is_stored(&self) -> bool {
+        matches!(*lock(&self.state), State::Stored(_))
+    }
+}
+
+/// What arguments would add to a program: nodes and distinct operands.
+fn measure(args: &[Arc<Node>]) -> (usize, Vec<usize>) {
+    let (mut cost, mut leaves) = (0, Vec::new());
+    for arg in args {
+        match &*lock(&arg.state) {
+            State::Stored(s) => leaves.push(Arc::as_ptr(&s.memory) as usize),
+            State::Lazy(e) => {
+                cost += e.cost;
+                leaves.extend(&e.leaves);
+            }
+        }
+    }
+    leaves.sort_unstable();
+    leaves.dedup();
+    (cost, leaves)
+}
+
+/// Builds one program out of expressions.
+struct Fusion {
+    shape: Vec<usize>,
+    builder: RefCell<Builder>,
+    inputs: Vec<View>,
+    params: Vec<View>,
+    done: HashMap<*const Node, NodeId>,
+    /// Keeps the random tables alive until the verb is submitted.
+    randoms: Vec<Arc<Random>>,
+}
+
+impl Fusion {
+    fn new(shape: &[usize]) -> Self {
+        Self {
+            shape: shape.to_vec(),
+            builder: RefCell::default(),
+            inputs: Vec::new(),
+            params: Vec::new(),
+            done: HashMap::new(),
+            randoms: Vec::new(),
+        }
+    }
+
+    /// The node's value as a node of the program.
+    fn visit(&mut self, node: &Arc<Node>) -> Result<NodeId> {
+        if let Some(&id) = self.done.get(&Arc::as_ptr(node)) {
+            return Ok(id);
+        }
+        let id = match node.expression() {
+            None => {
+                let view = node.view()?;
+                self.input(view)?
+            }
+            Some(e) => self.expression(&e)?,
+        };
+        self.done.insert(Arc::as_ptr(node), id);
+        Ok(id)
+    }
+
+    fn expression(&mut self, e: &Expression) -> Result<NodeId> {
+        let args: Vec<NodeId> = e.args.iter().map(|a| self.visit(a)).collect::<Result<_>>()?;
+        Ok(match &e.lazy {
+            Lazy::Literal(x) => self.builder.borrow_mut().constant(*x),
+            Lazy::Apply { def, scalars, output } => def.put(&self.builder, &args, scalars)[*output],
+            Lazy::Derivative { def, scalars, by } => {
+                def.put_derivative(&self.builder, &args, scalars, *by)[0]
+            }
+            Lazy::Uniform { random, instance } => {
+                self.randoms.push(random.clone());
+                let key: Key<usize> = random.key(*instance).map(|view| self.param(view));
+                let t = Trace(&self.builder);
+                t.uniform(t.index(), key.map(|i| t.param_word(i))).0
+            }
+            Lazy::Repeat => args[0],
+        })
+    }
+
+    /// A stored operand, repeated to the iteration space; equal operands are one input.
+    fn input(&mut self, view: View) -> Result<NodeId> {
+        let layout = view.layout.broadcast_to(&self.shape).ok_or_else(|| {
+            Error::shape("map", format!("{:?} does not broadcast to {:?}", view, self.shape))
+        })?;
+        let view = view.with(layout);
+        let known = self.inputs.iter().position(|v| same_view(v, &view));
+        let at = known.unwrap_or_else(|| {
+            self.inputs.push(view);
+            self.inputs.len() - 1
+        });
+        Ok(self.builder.borrow_mut().put(Op::Input(at as u16), &[]))
+    }
+
+    fn param(&mut self, view: View) -> usize {
+        let known = self.params.iter().position(|v| same_view(v, &view));
+        known.unwrap_or_else(|| {
+            self.params.push(view);
+            self.params.len() - 1
+        })
+    }
+
+    fn finish(self, outputs: &[NodeId]) -> (Arc<Program>, Vec<View>, Vec<View>) {
+        (Arc::new(self.builder.into_inner().finish(outputs)), self.inputs, self.params)
+    }
+}
+
+fn same_view(a: &View, b: &View) -> bool {
+    a.same_storage(b) && a.layout == b.layout && a.dtype == b.dtype
+}
+
+/// Reduces `node` over the axes in `axes` (a bit each) with its expression fused into the verb;
+/// the result keeps the reduced axes with extent 1.
+pub(crate) fn reduce(node: &Arc<Node>, kind: ReduceKind, axes: u32) -> Result<Arc<Node>> {
+    let shape: Vec<usize> = node
+        .shape()
+        .iter()
+        .enumerate()
+        .map(|(i, &n)| if axes >> i & 1 == 1 { 1 } else { n })
+        .collect();
+    let dtype = match kind {
+        ReduceKind::ArgMax | ReduceKind::ArgMin => DType::I32,
+        _ => DType::F32,
+    };
+    let out = Stored::new(&node.device, dtype, &shape)?;
+    let mut fusion = Fusion::new(node.shape());
+    if node.expression().is_some_and(|e| e.leaves.is_empty()) {
+        // Nothing to read: the iteration space needs an operand that carries its shape.
+        node.stored()?;
+    }
+    let root = fusion.visit(node)?;
+    let (program, inputs, params) = fusion.finish(&[root]);
+    let output = out.view(dtype);
+    node.device.submit(Reduce { kind, program, params, inputs, axes, output })?;
+    Ok(Node::from_stored(&node.device, dtype, out))
+}
+
+/// Runs a definition in place: result `i` replaces `outputs[i]`. Inputs with one element where the
+/// outputs have more are read as parameters, so their values may change under a captured step.
+pub(crate) fn update(
+    def: &'static Definition,
+    scalars: &[f64],
+    inputs: &[Arc<Node>],
+    outputs: &[Arc<Node>],
+) -> Result<()> {
+    if inputs.len() != def.tensors.len() || outputs.len() != def.outputs || outputs.is_empty() {
+        return Err(Error::invalid(format!("{} has other inputs or outputs", def.name)));
+    }
+    let shape = outputs[0].shape().to_vec();
+    let mut fusion = Fusion::new(&shape);
+    let mut args = Vec::new();
+    for node in inputs {
+        let scalar = node.len() == 1 && node.shape() != shape && node.dtype == DType::F32;
+        args.push(if scalar {
+            let stored = node.stored()?;
+            let layout = Layout::new(&[], &[], stored.layout.offset());
+            let at = fusion.param(stored.with(layout).view(node.dtype));
+            fusion.builder.borrow_mut().put(Op::Param(at as u16), &[])
+        } else {
+            fusion.visit(node)?
+        });
+    }
+    let roots = def.put(&fusion.builder, &args, scalars);
+    let (program, inputs, params) = fusion.finish(&roots);
+    let mut views = Vec::new();
+    for node in outputs {
+        let stored = node.stored()?;
+        stored.before_write()?;
+        views.push(stored.view(node.dtype));
+    }
+    let device = &outputs[0].device;
+    device.submit(Map { program, params, inputs, outputs: views })
+}

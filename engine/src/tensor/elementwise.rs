@@ -1,0 +1,230 @@
+//! Elementwise methods, one for each definition in `starling_ops::defs`.
+
+use super::Tensor;
+use crate::autograd::{Backward, Operation, Saved, record};
+use crate::error::{Error, Result};
+use crate::plan::{self, Lazy, Node};
+use starling_api::{DType, ReduceKind};
+use starling_ops::defs::{self, Def};
+use starling_ops::program::Op;
+use starling_ops::{Definition, Gradient};
+use std::sync::Arc;
+
+/// The shape that all of `shapes` broadcast to, as NumPy defines it.
+pub(super) fn broadcast(op: &'static str, shapes: &[&[usize]]) -> Result<Vec<usize>> {
+    let rank = shapes.iter().map(|s| s.len()).max().unwrap_or(0);
+    let mut out = vec![1; rank];
+    for shape in shapes {
+        for (o, &n) in out.iter_mut().rev().zip(shape.iter().rev()) {
+            if *o != n && n != 1 {
+                if *o != 1 {
+                    return Err(Error::shape(op, format!("{shapes:?} do not broadcast")));
+                }
+                *o = n;
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Sums what broadcasting repeated: a gradient of the result's shape to one of an operand's.
+pub(super) fn sum_to(gradient: &Tensor, shape: &[usize]) -> Result<Tensor> {
+    if gradient.shape() == shape {
+        return Ok(gradient.clone());
+    }
+    let lead = gradient.rank() - shape.len();
+    let axes = (0..gradient.rank())
+        .filter(|&i| i < lead || (shape[i - lead] == 1 && gradient.shape()[i] != 1))
+        .fold(0u32, |bits, i| bits | 1 << i);
+    let sum = Tensor::from_node(plan::reduce(gradient.node(), ReduceKind::Sum, axes)?);
+    sum.reshape(shape)
+}
+
+struct Elementwise {
+    def: &'static Definition,
+    scalars: Vec<f64>,
+    inputs: Vec<Saved>,
+}
+
+impl Elementwise {
+    /// `upstream * d result / d input[by]`, summed to the input's shape.
+    fn gradient(&self, upstream: &Tensor, inputs: &[Tensor], by: usize) -> Result<Tensor> {
+        let slope = self.def.derivative_program(&self.scalars, by);
+        let gradient = match slope.nodes() {
+            [only] if only.op == Op::Const(1f64.to_bits()) => upstream.clone(),
+            _ => {
+                let lazy = Lazy::Derivative { def: self.def, scalars: self.scalars.clone(), by };
+                let args = inputs.iter().map(|t| t.node().clone()).collect();
+                let (device, shape) = (upstream.device(), upstream.shape());
+                let slope = Node::lazy(device, upstream.dtype(), shape, lazy, args)?;
+                upstream.mul(&Tensor::from_node(slope))?
+            }
+        };
+        sum_to(&gradient, inputs[by].shape())
+    }
+}
+
+impl Operation for Elementwise {
+    fn name(&self) -> &'static str {
+        self.def.name
+    }
+
+    fn backward(&self, upstream: &Tensor, wanted: &[bool]) -> Result<Backward> {
+        if let Gradient::NotDifferentiable(reason) = self.def.gradient {
+            return Ok(Backward::NotDifferentiable(reason));
+        }
+        let inputs: Vec<Tensor> =
+            self.inputs.iter().map(|s| s.get(self.def.name)).collect::<Result<_>>()?;
+        let gradients = wanted
+            .iter()
+            .enumerate()
+            .map(|(by, &w)| w.then(|| self.gradient(upstream, &inputs, by)).transpose())
+            .collect::<Result<_>>()?;
+        Ok(Backward::Gradients(gradients))
+    }
+}
+
+/// Whether the definition yields truth values.
+fn is_comparison(def: &Definition) -> bool {
+    ["lt", "le", "eq", "gt", "ge", "ne"].contains(&def.name)
+}
+
+/// The result's type: that of the floating-point operands, which must agree.
+fn result_dtype(def: &'static Definition, inputs: &[&Tensor]) -> Result<DType> {
+    let mut found = None;
+    for (t, (name, domain)) in inputs.iter().zip(def.tensors) {
+        let mask = *domain == defs::Domain::Truth || is_comparison(def);
+        if mask && t.dtype() == DType::U8 {
+            continue;
+        }
+        if !t.dtype().is_float() {
+            let message = format!("{name} is {}: cast it with to_dtype(DType::F32)", t.dtype());
+            return Err(Error::shape(def.name, message));
+        }
+        if *found.get_or_insert(t.dtype()) != t.dtype() {
+            let message = format!("{name} is {}, another operand is not: cast one", t.dtype());
+            return Err(Error::shape(def.name, message));
+        }
+    }
+    Ok(if is_comparison(def) { DType::U8 } else { found.unwrap_or(DType::F32) })
+}
+
+impl Tensor {
+    /// Applies a definition; operands broadcast as in NumPy.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] when shapes do not broadcast or dtypes differ.
+    pub fn apply(def: &'static Definition, inputs: &[&Tensor], scalars: &[f64]) -> Result<Tensor> {
+        if inputs.len() != def.tensors.len() || scalars.len() != def.scalars.len() {
+            return Err(Error::shape(def.name, "the number of operands differs"));
+        }
+        let device = inputs[0].device();
+        if let Some(other) = inputs.iter().find(|t| !t.device().same(device)) {
+            let message = format!("operands on {} and {}", device.name(), other.device().name());
+            return Err(Error::shape(def.name, message));
+        }
+        let shapes: Vec<&[usize]> = inputs.iter().map(|t| t.shape()).collect();
+        let shape = broadcast(def.name, &shapes)?;
+        let dtype = result_dtype(def, inputs)?;
+        let lazy = Lazy::Apply { def, scalars: scalars.to_vec(), output: 0 };
+        let args: Vec<Arc<Node>> = inputs.iter().map(|t| t.node().clone()).collect();
+        let node = Node::lazy(device, dtype, &shape, lazy, args)?;
+        Ok(record(node, inputs, || Elementwise {
+            def,
+            scalars: scalars.to_vec(),
+            inputs: inputs.iter().map(|t| Saved::new(t)).collect(),
+        }))
+    }
+
+    /// A number as a tensor that broadcasts against this one.
+    fn literal(&self, value: f64) -> Result<Tensor> {
+        let dtype = if self.dtype().is_float() { self.dtype() } else { DType::F32 };
+        Tensor::full(self.device(), dtype, &[], value)
+    }
+
+    /// `self + value`
+    ///
+    /// # Errors
+    /// As [`Tensor::apply`].
+    pub fn add_scalar(&self, value: f64) -> Result<Tensor> {
+        self.add(&self.literal(value)?)
+    }
+
+    /// `self - value`
+    ///
+    /// # Errors
+    /// As [`Tensor::apply`].
+    pub fn sub_scalar(&self, value: f64) -> Result<Tensor> {
+        self.sub(&self.literal(value)?)
+    }
+
+    /// `self * value`
+    ///
+    /// # Errors
+    /// As [`Tensor::apply`].
+    pub fn mul_scalar(&self, value: f64) -> Result<Tensor> {
+        self.mul(&self.literal(value)?)
+    }
+
+    /// `self / value`
+    ///
+    /// # Errors
+    /// As [`Tensor::apply`].
+    pub fn div_scalar(&self, value: f64) -> Result<Tensor> {
+        self.div(&self.literal(value)?)
+    }
+
+    /// `self^value`
+    ///
+    /// # Errors
+    /// As [`Tensor::apply`].
+    pub fn pow_scalar(&self, value: f64) -> Result<Tensor> {
+        self.pow(&self.literal(value)?)
+    }
+
+    /// `self` where `mask` is 0, else `value`.
+    ///
+    /// # Errors
+    /// As [`Tensor::apply`].
+    pub fn masked_fill(&self, mask: &Tensor, value: f64) -> Result<Tensor> {
+        mask.select(&self.literal(value)?, self)
+    }
+
+    /// Zeroes each element with probability `p` and scales the others by `1 / (1 - p)`. The
+    /// numbers come from the device's seed ([`crate::Device::seed`]) and are the same on every
+    /// backend.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when `p` is not in [0, 1).
+    pub fn dropout(&self, p: f64) -> Result<Tensor> {
+        if !(0.0..1.0).contains(&p) {
+            return Err(Error::invalid(format!("dropout probability {p} is not in 0..1")));
+        }
+        if p == 0.0 {
+            return Ok(self.clone());
+        }
+        let random = self.device().random()?;
+        let instance = random.next_instance();
+        let lazy = Lazy::Uniform { random, instance };
+        let u = Node::lazy(self.device(), self.dtype(), self.shape(), lazy, Vec::new())?;
+        Self::apply(defs::Dropout::DEFINITION, &[self, &Tensor::from_node(u)], &[p])
+    }
+}
+
+macro_rules! methods {
+    ($({ [$($doc:literal)*] $name:ident $ty:ident ($first:ident $(, $x:ident)*) ($($s:ident),*) })*) => {
+        impl Tensor {
+            $(
+                $(#[doc = $doc])*
+                ///
+                /// # Errors
+                /// [`Error::Backend`] when shapes do not broadcast or dtypes differ.
+                pub fn $name(&self $(, $x: &Tensor)* $(, $s: f64)*) -> Result<Tensor> {
+                    Tensor::apply(defs::$ty::DEFINITION, &[self $(, $x)*], &[$($s),*])
+                }
+            )*
+        }
+    };
+}
+
+starling_ops::for_each_method!(methods);

@@ -1,0 +1,119 @@
+//! Picking and scattering by index.
+
+use super::Tensor;
+use crate::autograd::{Backward, Operation, Saved, record};
+use crate::error::{Error, Result};
+use starling_api::{DType, Fill, Gather, ScatterAdd, Verb, View};
+
+/// Adds `x` into zeros of `shape` at `index` along `axis`.
+fn scatter(x: &Tensor, index: View, axis: usize, shape: &[usize]) -> Result<Tensor> {
+    let device = x.device();
+    let (out, view) = Tensor::output(device, DType::F32, shape)?;
+    device.submit(Fill { dst: view.clone(), value: 0.0 })?;
+    let mut verb = ScatterAdd { x: x.view()?, index, axis, out: view, workspace: None };
+    let bytes = device.workspace_bytes(&Verb::ScatterAdd(verb.clone()));
+    let workspace = Tensor::output(device, DType::F32, &[bytes.div_ceil(4)])?;
+    verb.workspace = (bytes > 0).then(|| workspace.1.clone());
+    device.submit(verb)?;
+    Ok(out)
+}
+
+struct Pick {
+    index: Saved,
+    /// The index's layout as the verb saw it.
+    repeated: starling_api::Layout,
+    axis: usize,
+    shape: Vec<usize>,
+    /// The shape of what the verb wrote, before its axes were split.
+    picked: Vec<usize>,
+}
+
+impl Operation for Pick {
+    fn name(&self) -> &'static str {
+        "gather"
+    }
+
+    fn backward(&self, upstream: &Tensor, _wanted: &[bool]) -> Result<Backward> {
+        let index = self.index.get(self.name())?.view()?.with(self.repeated);
+        let upstream = upstream.reshape(&self.picked)?;
+        let gradient = scatter(&upstream, index, self.axis, &self.shape)?;
+        Ok(Backward::Gradients(vec![Some(gradient)]))
+    }
+}
+
+struct Scatter {
+    index: Saved,
+    axis: usize,
+}
+
+impl Operation for Scatter {
+    fn name(&self) -> &'static str {
+        "scatter_add"
+    }
+
+    fn backward(&self, upstream: &Tensor, wanted: &[bool]) -> Result<Backward> {
+        let index = self.index.get(self.name())?;
+        let d_x = wanted[1].then(|| upstream.gather(self.axis, &index)).transpose()?;
+        Ok(Backward::Gradients(vec![Some(upstream.clone()), d_x]))
+    }
+}
+
+impl Tensor {
+    fn pick(&self, index: &Tensor, view: View, axis: usize, shape: &[usize]) -> Result<Tensor> {
+        let (out, out_view) = Tensor::output(self.device(), self.dtype(), view.shape())?;
+        let (repeated, picked) = (view.layout, view.shape().to_vec());
+        self.device().submit(Gather { x: self.view()?, index: view, axis, out: out_view })?;
+        let out = out.reshape(shape)?;
+        Ok(record(out.node().clone(), &[self], || Pick {
+            index: Saved::new(index),
+            repeated,
+            axis,
+            shape: self.shape().to_vec(),
+            picked,
+        }))
+    }
+
+    /// `out[.., i, ..] = self[.., index[.., i, ..], ..]` along `axis`, as PyTorch's gather; `index`
+    /// (i32 or u32) has the result's shape.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] when the shapes do not fit or an index is outside.
+    pub fn gather(&self, axis: usize, index: &Tensor) -> Result<Tensor> {
+        self.pick(index, index.view()?, axis, index.shape())
+    }
+
+    /// The rows (along the first axis) that `index` names: `[n, ..]` and indices `[i..]` give
+    /// `[i.., ..]`. The lookup of an embedding; its gradient adds equal rows in their order.
+    ///
+    /// # Errors
+    /// As [`Tensor::gather`].
+    pub fn embedding(&self, index: &Tensor) -> Result<Tensor> {
+        let Some((_, row)) = self.shape().split_first() else {
+            return Err(Error::shape("embedding", "a scalar has no rows"));
+        };
+        let result = [index.shape(), row].concat();
+        let index = index.detach().flatten()?;
+        let view = index.view()?;
+        let shape = [&[index.len()], row].concat();
+        let column = [&[index.len()][..], &vec![1; row.len()]].concat();
+        let layout = view.layout.reshape(&column).and_then(|l| l.broadcast_to(&shape));
+        let Some(layout) = layout else {
+            return Err(Error::shape("embedding", format!("indices {:?}", index.shape())));
+        };
+        self.pick(&index, view.with(layout), 0, &result)
+    }
+
+    /// A copy of this tensor with `source` added at `index` along `axis`; equal places are added
+    /// in their order, on every backend.
+    ///
+    /// # Errors
+    /// As [`Tensor::gather`].
+    pub fn scatter_add(&self, axis: usize, index: &Tensor, source: &Tensor) -> Result<Tensor> {
+        let sum = scatter(source, index.view()?, axis, self.shape())?;
+        let out = self.detach().add(&sum)?;
+        Ok(record(out.node().clone(), &[self, source], || Scatter {
+            index: Saved::new(index),
+            axis,
+        }))
+    }
+}

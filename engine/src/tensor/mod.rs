@@ -1,0 +1,338 @@
+//! Tensors.
+
+mod attention;
+mod elementwise;
+mod index;
+mod matmul;
+mod reduce;
+mod rows;
+mod shape;
+
+pub use attention::AttentionOptions;
+pub use matmul::WeightLayout;
+
+use crate::autograd::{self, Tape};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::plan::{self, Lazy, Node, Stored};
+use starling_api::{Copy, DType, View};
+use starling_ops::Definition;
+use starling_ops::philox::HostStream;
+use std::fmt;
+use std::sync::{Arc, PoisonError};
+
+/// A Rust type that a tensor can hold.
+pub trait Element: bytemuck::Pod {
+    /// The tensor's element type.
+    const DTYPE: DType;
+}
+
+macro_rules! elements {
+    ($($t:ty: $d:ident)*) => {
+        $(impl Element for $t {
+            const DTYPE: DType = DType::$d;
+        })*
+    };
+}
+
+elements! { f32: F32 half::f16: F16 half::bf16: BF16 i32: I32 u32: U32 u8: U8 i8: I8 }
+
+/// An array of numbers on a device, with its place in the graph of operations that made it.
+/// Cloning gives another handle to the same value.
+#[derive(Clone)]
+pub struct Tensor {
+    node: Arc<Node>,
+    tape: Option<Arc<Tape>>,
+}
+
+impl Tensor {
+    pub(crate) fn from_node(node: Arc<Node>) -> Self {
+        Self { node, tape: None }
+    }
+
+    pub(crate) fn with_tape(node: Arc<Node>, tape: Arc<Tape>) -> Self {
+        Self { node, tape: Some(tape) }
+    }
+
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    pub(crate) fn tape(&self) -> Option<&Arc<Tape>> {
+        self.tape.as_ref()
+    }
+
+    /// The operand that backends see; computes the value if it is still an expression.
+    pub(crate) fn view(&self) -> Result<View> {
+        self.node.view()
+    }
+
+    /// A tensor around fresh memory, and the view through which a verb fills it.
+    pub(crate) fn output(device: &Device, dtype: DType, shape: &[usize]) -> Result<(Self, View)> {
+        let stored = Stored::new(device, dtype, shape)?;
+        let view = stored.view(dtype);
+        Ok((Self::from_node(Node::from_stored(device, dtype, stored)), view))
+    }
+
+    /// A tensor with these elements in row-major order.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] when `data` does not have the shape's number of elements; out of memory.
+    pub fn from_slice<T: Element>(device: &Device, data: &[T], shape: &[usize]) -> Result<Self> {
+        let wanted = shape.iter().try_fold(1usize, |a, &b| a.checked_mul(b));
+        if wanted != Some(data.len()) {
+            let message = format!("{} elements do not fill the shape {shape:?}", data.len());
+            return Err(Error::shape("from_slice", message));
+        }
+        let (tensor, view) = Self::output(device, T::DTYPE, shape)?;
+        device.upload(bytemuck::cast_slice(data), &view)?;
+        Ok(tensor)
+    }
+
+    /// One number everywhere.
+    ///
+    /// # Errors
+    /// Out of memory, when the value is needed.
+    pub fn full(device: &Device, dtype: DType, shape: &[usize], value: f64) -> Result<Self> {
+        let node = Node::lazy(device, dtype, shape, Lazy::Literal(value), Vec::new())?;
+        Ok(Self::from_node(node))
+    }
+
+    /// Zeros.
+    ///
+    /// # Errors
+    /// As [`Tensor::full`].
+    pub fn zeros(device: &Device, dtype: DType, shape: &[usize]) -> Result<Self> {
+        Self::full(device, dtype, shape, 0.0)
+    }
+
+    /// Ones.
+    ///
+    /// # Errors
+    /// As [`Tensor::full`].
+    pub fn ones(device: &Device, dtype: DType, shape: &[usize]) -> Result<Self> {
+        Self::full(device, dtype, shape, 1.0)
+    }
+
+    /// Zeros of this tensor's shape, type and device.
+    ///
+    /// # Errors
+    /// As [`Tensor::full`].
+    pub fn zeros_like(&self) -> Result<Self> {
+        Self::zeros(self.device(), self.dtype(), self.shape())
+    }
+
+    /// `0, 1, 2, ..` as f32 up to `n`, exact below 2^24.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn arange(device: &Device, n: usize) -> Result<Self> {
+        let data: Vec<f32> = (0..n).map(|i| i as f32).collect();
+        Self::from_slice(device, &data, &[n])
+    }
+
+    /// Normal numbers drawn on the host, the same on every device.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn randn(
+        device: &Device,
+        stream: &mut HostStream,
+        shape: &[usize],
+        mean: f32,
+        deviation: f32,
+    ) -> Result<Self> {
+        let n = shape.iter().product();
+        let data: Vec<f32> = (0..n).map(|_| mean + deviation * stream.normal()).collect();
+        Self::from_slice(device, &data, shape)
+    }
+
+    /// Uniform numbers in [0, 1) drawn on the host, the same on every device.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn rand(device: &Device, stream: &mut HostStream, shape: &[usize]) -> Result<Self> {
+        let n = shape.iter().product();
+        let data: Vec<f32> = (0..n).map(|_| stream.uniform()).collect();
+        Self::from_slice(device, &data, shape)
+    }
+
+    /// Extent of each axis.
+    pub fn shape(&self) -> &[usize] {
+        self.node.shape()
+    }
+
+    /// Number of axes.
+    pub fn rank(&self) -> usize {
+        self.shape().len()
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.node.len()
+    }
+
+    /// True when there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.node.dtype
+    }
+
+    /// Where it lies.
+    pub fn device(&self) -> &Device {
+        &self.node.device
+    }
+
+    /// The elements in row-major order, awaited: for hosts that cannot block.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when `T` is not the element type; what the device reports.
+    pub async fn download<T: Element>(&self) -> Result<Vec<T>> {
+        if T::DTYPE != self.dtype() {
+            let message = format!("the tensor holds {}, not {}", self.dtype(), T::DTYPE);
+            return Err(Error::invalid(message));
+        }
+        let view = self.contiguous()?.view()?;
+        let mut data = vec![T::zeroed(); view.len()];
+        self.device().download(&view, bytemuck::cast_slice_mut(&mut data)).await?;
+        Ok(data)
+    }
+
+    /// The elements in row-major order.
+    ///
+    /// # Errors
+    /// As [`Tensor::download`].
+    pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
+        pollster::block_on(self.download())
+    }
+
+    /// The only element of an f32 tensor.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when there are more or it is no f32.
+    pub fn item(&self) -> Result<f32> {
+        match self.to_vec::<f32>()?.as_slice() {
+            [x] => Ok(*x),
+            more => Err(Error::invalid(format!("item() of a tensor with {} elements", more.len()))),
+        }
+    }
+
+    /// Overwrites all elements in place. Views and captured steps see the new ones.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] when the number or type of the elements differs or they do not lie in
+    /// row-major order.
+    pub fn copy_from_slice<T: Element>(&self, data: &[T]) -> Result<()> {
+        if T::DTYPE != self.dtype() || data.len() != self.len() {
+            let message = format!(
+                "{} {} do not fill {:?} of {}",
+                data.len(),
+                T::DTYPE,
+                self.shape(),
+                self.dtype()
+            );
+            return Err(Error::shape("copy_from_slice", message));
+        }
+        let stored = self.node.stored()?;
+        stored.before_write()?;
+        self.device().upload(bytemuck::cast_slice(data), &stored.view(self.dtype()))
+    }
+
+    /// Overwrites `len` elements of `axis` from `start` with `source`, in place: what a key/value
+    /// cache does with each new token.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] when the shapes do not fit.
+    pub fn slice_assign(&self, axis: usize, start: usize, source: &Tensor) -> Result<()> {
+        let part = self.narrow(axis, start, source.shape().get(axis).copied().unwrap_or(0))?;
+        if part.shape() != source.shape() {
+            let message = format!("{:?} into {:?}", source.shape(), part.shape());
+            return Err(Error::shape("slice_assign", message));
+        }
+        let (src, stored) = (source.view()?, part.node.stored()?);
+        stored.before_write()?;
+        self.device().submit(Copy { src, dst: stored.view(self.dtype()) })
+    }
+
+    /// The same value as a leaf of the graph: backward leaves its gradient in [`Tensor::grad`].
+    pub fn requires_grad(&self) -> Self {
+        Self::with_tape(self.node.clone(), Tape::leaf())
+    }
+
+    /// The same value outside the graph.
+    pub fn detach(&self) -> Self {
+        Self::from_node(self.node.clone())
+    }
+
+    /// The gradient that backward has added up in this leaf.
+    pub fn grad(&self) -> Option<Tensor> {
+        let slot = self.tape.as_ref()?.slot()?;
+        slot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the leaf's gradient, or clears it.
+    pub fn set_grad(&self, gradient: Option<Tensor>) {
+        if let Some(slot) = self.tape.as_ref().and_then(|t| t.slot()) {
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = gradient;
+        }
+    }
+
+    /// Clears the leaf's gradient.
+    pub fn zero_grad(&self) {
+        self.set_grad(None);
+    }
+
+    /// Sends a gradient of 1 back from this one-element result; leaves add up what arrives. The
+    /// graph is used up.
+    ///
+    /// # Errors
+    /// [`Error::NotDifferentiable`], [`Error::Modified`], [`Error::Backward`]; what the device
+    /// reports.
+    pub fn backward(&self) -> Result<()> {
+        if self.len() != 1 {
+            let message = format!(
+                "a result of shape {:?} needs a gradient of its own: use backward_with",
+                self.shape()
+            );
+            return Err(Error::Backward(message));
+        }
+        self.backward_with(&Self::ones(self.device(), self.dtype(), self.shape())?)
+    }
+
+    /// Sends `upstream` back from this result.
+    ///
+    /// # Errors
+    /// As [`Tensor::backward`].
+    pub fn backward_with(&self, upstream: &Tensor) -> Result<()> {
+        if upstream.shape() != self.shape() {
+            let message = format!("upstream {:?} for {:?}", upstream.shape(), self.shape());
+            return Err(Error::shape("backward", message));
+        }
+        autograd::backward(self, upstream.detach())
+    }
+}
+
+/// Runs a definition in place: result `i` replaces the elements of `outputs[i]`. Inputs of one
+/// element are read as parameters when the verb runs, so a captured step sees their new values.
+///
+/// # Errors
+/// [`Error::Invalid`] when the numbers of inputs or outputs differ from the definition's.
+pub fn update(
+    def: &'static Definition,
+    scalars: &[f64],
+    inputs: &[&Tensor],
+    outputs: &[&Tensor],
+) -> Result<()> {
+    let nodes = |tensors: &[&Tensor]| tensors.iter().map(|t| t.node.clone()).collect::<Vec<_>>();
+    plan::update(def, scalars, &nodes(inputs), &nodes(outputs))
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensor({} {:?} on {})", self.dtype(), self.shape(), self.device().name())
+    }
+}
