@@ -1,0 +1,58 @@
+//! The sizes that the paths are cut into: data, a row for each instruction set.
+
+use super::micro::tile_shape;
+use crate::isa::Isa;
+
+/// Multiply-adds below which a product stays on the calling thread.
+pub(super) const PARALLEL_WORK: f64 = 1e6;
+/// Multiply-adds that a task of a batch should have.
+pub(super) const TASK_WORK: f64 = 5e5;
+
+/// Multiply-adds of a product.
+pub(super) fn work(m: usize, n: usize, k: usize) -> f64 {
+    m as f64 * n as f64 * k.max(1) as f64
+}
+
+/// The blocking of one instruction set.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Blocking {
+    /// f32 lanes of a register.
+    pub lanes: usize,
+    /// Rows of a tile.
+    pub mr: usize,
+    /// Columns of a tile.
+    pub nr: usize,
+    /// Longest k-block: a panel of A and one of B share L1. It fixes the order of additions, so it
+    /// must depend on nothing but the instruction set and k.
+    pub kc: usize,
+    /// Most rows of a block of A, which stays in L2.
+    pub mc: usize,
+    /// Most columns of a block of B, which stays in L3.
+    pub nc: usize,
+}
+
+impl Blocking {
+    /// The row of an instruction set.
+    pub(super) fn of(isa: Isa) -> Blocking {
+        let lanes = isa.lanes();
+        let (mr, registers) = tile_shape(lanes);
+        let (kc, mc, nc) = match lanes {
+            16 => (256, 384, 2048),
+            8 => (256, 192, 2048),
+            4 => (256, 128, 2040),
+            _ => (256, 64, 1024),
+        };
+        Blocking { lanes, mr, nr: registers * lanes, kc, mc, nc }
+    }
+
+    /// The length of k-blocks: equal ones, but for the last.
+    pub(super) fn k_block(&self, k: usize) -> usize {
+        let blocks = k.div_ceil(self.kc).max(1);
+        k.div_ceil(blocks).next_multiple_of(4).max(1)
+    }
+
+    /// The height of A's panels: equal ones, but for the last.
+    pub(super) fn panel_rows(&self, m: usize) -> usize {
+        m.div_ceil(m.div_ceil(self.mr))
+    }
+}
