@@ -13,7 +13,7 @@ use starling_ops::program::{Builder, NodeId, Op};
 use starling_ops::trace::Trace;
 use starling_ops::{Definition, Key, Math};
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -111,13 +111,21 @@ pub(crate) enum Lazy {
     Repeat,
 }
 
+impl Lazy {
+    /// About how many program nodes it adds.
+    fn cost(&self) -> usize {
+        match self {
+            Lazy::Literal(_) | Lazy::Repeat => 0,
+            Lazy::Apply { .. } => 4,
+            Lazy::Derivative { .. } => 8,
+            Lazy::Uniform { .. } => 6,
+        }
+    }
+}
+
 struct Expression {
     lazy: Lazy,
     args: Vec<Arc<Node>>,
-    /// Upper bound of the program's nodes.
-    cost: usize,
-    /// Addresses of the stored operands' memories, for counting them.
-    leaves: Vec<usize>,
 }
 
 enum State {
@@ -174,22 +182,14 @@ impl Node {
             }
         }
         let (mut cost, mut leaves) = measure(&args);
-        while cost > MAX_COST || leaves.len() > MAX_LEAVES {
+        while cost > MAX_COST || leaves > MAX_LEAVES {
             // The most expensive argument is computed first; at the end all are stored.
-            let Some(largest) = args.iter().filter(|a| a.cost() > 0).max_by_key(|a| a.cost())
-            else {
-                break;
-            };
+            let lazy = args.iter().filter(|a| !a.is_stored());
+            let Some(largest) = lazy.max_by_key(|a| a.cost()) else { break };
             largest.stored()?;
             (cost, leaves) = measure(&args);
         }
-        let own = match &lazy {
-            Lazy::Literal(_) | Lazy::Repeat => 0,
-            Lazy::Apply { .. } => 4,
-            Lazy::Derivative { .. } => 8,
-            Lazy::Uniform { .. } => 6,
-        };
-        let expression = Arc::new(Expression { lazy, args, cost: cost + own, leaves });
+        let expression = Arc::new(Expression { lazy, args });
         let node = Arc::new(Self {
             device: device.clone(),
             dtype,
@@ -211,8 +211,8 @@ impl Node {
     }
 
     /// Program nodes that this value adds to its consumer; 0 when it is stored.
-    fn cost(&self) -> usize {
-        self.expression().map_or(0, |e| e.cost)
+    fn cost(self: &Arc<Self>) -> usize {
+        measure([self]).0
     }
 
     /// True when the value depends on the element's position, so that it cannot be repeated
@@ -263,21 +263,26 @@ impl Node {
     }
 }
 
-/// What arguments would add to a program: nodes and distinct operands.
-fn measure(args: &[Arc<Node>]) -> (usize, Vec<usize>) {
-    let (mut cost, mut leaves) = (0, Vec::new());
-    for arg in args {
-        match &*lock(&arg.state) {
-            State::Stored(s) => leaves.push(Arc::as_ptr(&s.memory) as usize),
+/// What a program over `roots` would hold: the cost of its distinct expressions and its distinct
+/// stored operands.
+fn measure<'a>(roots: impl IntoIterator<Item = &'a Arc<Node>>) -> (usize, usize) {
+    let (mut cost, mut seen, mut leaves) = (0, HashSet::new(), HashSet::new());
+    let mut pending: Vec<Arc<Node>> = roots.into_iter().cloned().collect();
+    while let Some(node) = pending.pop() {
+        if !seen.insert(Arc::as_ptr(&node)) {
+            continue;
+        }
+        match &*lock(&node.state) {
+            State::Stored(s) => {
+                leaves.insert(Arc::as_ptr(&s.memory));
+            }
             State::Lazy(e) => {
-                cost += e.cost;
-                leaves.extend(&e.leaves);
+                cost += e.lazy.cost();
+                pending.extend(e.args.iter().cloned());
             }
         }
     }
-    leaves.sort_unstable();
-    leaves.dedup();
-    (cost, leaves)
+    (cost, leaves.len())
 }
 
 /// Builds one program out of expressions.
@@ -383,7 +388,7 @@ pub(crate) fn reduce(node: &Arc<Node>, kind: ReduceKind, axes: u32) -> Result<Ar
     };
     let out = Stored::new(&node.device, dtype, &shape)?;
     let mut fusion = Fusion::new(node.shape());
-    if node.expression().is_some_and(|e| e.leaves.is_empty()) {
+    if measure([node]).1 == 0 {
         // Nothing to read: the iteration space needs an operand that carries its shape.
         node.stored()?;
     }
