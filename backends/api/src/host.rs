@@ -7,7 +7,8 @@ use std::any::Any;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-/// Bytes of host memory, aligned to a cache line and to the widest vector.
+/// Bytes of host memory, aligned to a cache line and to the widest vector; large ones ask the
+/// system for huge pages, which spare the kernels most of their address translation.
 ///
 /// The bytes are reached through raw pointers because views of one storage are read and written in
 /// turn by verbs that hold only shared handles; the stream's order is what keeps them apart.
@@ -15,6 +16,17 @@ use std::sync::Arc;
 pub struct HostStorage {
     start: NonNull<u8>,
     bytes: usize,
+    source: Source,
+}
+
+/// Where the bytes came from, and so how they are given back.
+#[derive(Debug)]
+enum Source {
+    Heap(Allocation),
+    #[cfg(target_os = "linux")]
+    Pages {
+        _owner: memmap2::MmapMut,
+    },
 }
 
 // SAFETY: the storage owns its allocation and hands out only raw pointers; whoever dereferences
@@ -31,21 +43,32 @@ impl HostStorage {
     /// # Errors
     /// [`Error::OutOfMemory`] when the system has none.
     pub fn new(bytes: usize) -> Result<Arc<Self>> {
-        let failed = || Error::OutOfMemory {
+        let (start, source) = Self::allocate(bytes).ok_or_else(|| Error::OutOfMemory {
             requested_bytes: bytes,
             in_use_bytes: 0,
             device: "host memory".into(),
-        };
-        let layout = Self::allocation(bytes).ok_or_else(failed)?;
-        // SAFETY: the layout's size is never 0 (see `allocation`).
-        let start = unsafe { std::alloc::alloc_zeroed(layout) };
-        let start = NonNull::new(start).ok_or_else(failed)?;
-        Ok(Arc::new(Self { start, bytes }))
+        })?;
+        Ok(Arc::new(Self { start, bytes, source }))
     }
 
-    fn allocation(bytes: usize) -> Option<Allocation> {
+    fn allocate(bytes: usize) -> Option<(NonNull<u8>, Source)> {
+        #[cfg(target_os = "linux")]
+        if bytes >= 4 << 20 {
+            return Self::pages(bytes);
+        }
         let padded = bytes.max(1).checked_next_multiple_of(Self::ALIGN)?;
-        Allocation::from_size_align(padded, Self::ALIGN).ok()
+        let layout = Allocation::from_size_align(padded, Self::ALIGN).ok()?;
+        // SAFETY: the layout's size is at least ALIGN.
+        let start = unsafe { std::alloc::alloc_zeroed(layout) };
+        Some((NonNull::new(start)?, Source::Heap(layout)))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn pages(bytes: usize) -> Option<(NonNull<u8>, Source)> {
+        let mut owner = memmap2::MmapOptions::new().len(bytes).map_anon().ok()?;
+        // Advice only: a kernel without huge pages serves small ones.
+        let _ = owner.advise(memmap2::Advice::HugePage);
+        Some((NonNull::new(owner.as_mut_ptr())?, Source::Pages { _owner: owner }))
     }
 
     /// The first byte. Whoever writes through it must be the verb that the stream runs now, and
@@ -62,9 +85,13 @@ impl HostStorage {
 
 impl Drop for HostStorage {
     fn drop(&mut self) {
-        if let Some(layout) = Self::allocation(self.bytes) {
+        match &self.source {
             // SAFETY: `start` came from `alloc_zeroed` with this same layout.
-            unsafe { std::alloc::dealloc(self.start.as_ptr(), layout) };
+            Source::Heap(layout) => unsafe {
+                std::alloc::dealloc(self.start.as_ptr(), *layout);
+            },
+            #[cfg(target_os = "linux")]
+            Source::Pages { .. } => {}
         }
     }
 }
