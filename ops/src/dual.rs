@@ -1,4 +1,8 @@
 //! Forward-mode derivatives over any target. No backward formula is written by hand.
+#![allow(
+    clippy::manual_map,
+    reason = "a closure would be a function of its own, compiled without the vector features"
+)]
 
 use crate::math::{Key, Math};
 
@@ -49,10 +53,10 @@ impl<M: Math> Dual<M> {
     /// `a * b`
     #[inline(always)]
     fn scaled(self, a: Option<M::V>, b: M::V) -> Option<M::V> {
-        a.map(
-            #[inline(always)]
-            |a| self.0.mul(a, b),
-        )
+        match a {
+            Some(a) => Some(self.0.mul(a, b)),
+            None => None,
+        }
     }
 
     /// The chain rule: `slope` is `f'(a)`, asked for only when `a` moves.

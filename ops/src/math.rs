@@ -77,14 +77,17 @@ pub trait Math: Copy {
     /// `a == b`
     fn eq(self, a: Self::V, b: Self::V) -> Self::B;
     /// `a > b`
+    #[inline(always)]
     fn gt(self, a: Self::V, b: Self::V) -> Self::B {
         self.lt(b, a)
     }
     /// `a >= b`
+    #[inline(always)]
     fn ge(self, a: Self::V, b: Self::V) -> Self::B {
         self.le(b, a)
     }
     /// `a != b`
+    #[inline(always)]
     fn ne(self, a: Self::V, b: Self::V) -> Self::B {
         self.not(self.eq(a, b))
     }
@@ -128,10 +131,12 @@ pub trait Math: Copy {
     /// The IEEE-754 single-precision bits of `a`.
     fn bits(self, a: Self::V) -> Self::U;
     /// The single-precision number with these bits.
+    #[allow(clippy::wrong_self_convention, reason = "`self` is the target, not the number")]
     fn from_bits(self, a: Self::U) -> Self::V;
 
     /// A uniform number in [0, 1) for element `index`, bit-equal on every backend: see
     /// [`crate::philox::uniform`], which is the default and the definition.
+    #[inline(always)]
     fn uniform(self, index: Self::U, key: Key<Self::U>) -> Self::V {
         crate::philox::uniform(self, index, key)
     }
