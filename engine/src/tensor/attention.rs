@@ -178,10 +178,10 @@ impl Tensor {
         }))
     }
 
-    /// Attention of a sequence to itself, from one tensor `[batch, sequence, (heads + 2 kv_heads)
-    /// * head_dim]` that holds queries, keys and values side by side; yields `[batch, sequence,
-    /// heads * head_dim]`. Nothing is moved: the heads are strided views, and the gradients are
-    /// written into one tensor.
+    /// Attention of a sequence to itself, from one tensor that holds queries, keys and values side
+    /// by side: `[batch, sequence, (heads + 2 * kv_heads) * head_dim]` gives
+    /// `[batch, sequence, heads * head_dim]`. Nothing is moved: the heads are strided views, and
+    /// the gradients are written into one tensor.
     ///
     /// # Errors
     /// As [`Tensor::attention`].
