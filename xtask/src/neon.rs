@@ -11,6 +11,10 @@ const QEMU: &str = "qemu-aarch64";
 /// Where the cross compiler's C library lies, and qemu looks for it.
 const SYSROOT: &str = "/usr/aarch64-linux-gnu";
 
+/// Tests that take minutes when emulated and hardly depend on the processor: the sweeps over the
+/// arguments of scalar functions.
+const SWEEPS: &str = "poly::tests";
+
 /// Installs what is missing and runs the tests; `full` on every processor that matters: one with
 /// NEON alone, and one with everything that qemu has.
 pub fn test_neon(steps: &mut Steps, full: bool) {
@@ -31,11 +35,17 @@ pub fn test_neon(steps: &mut Steps, full: bool) {
         for package in ["starling-ops", "starling-kernels-cpu", "starling-cpu"] {
             let mut command = cargo(toolchain, processor, "test");
             command.args(["-p", package, "--lib", "--tests"]);
+            if !full {
+                command.args(["--", "--skip", SWEEPS]);
+            }
             counted(steps, &format!("{package} on {processor}"), command);
         }
         let mut verify = cargo(toolchain, processor, "run");
         verify.args(["-p", "starling-cli", "--", "verify", "--device", "cpu", "--tier", "quick"]);
         steps.step(&format!("verify --tier quick on {processor}"), || run::status(&mut verify));
+    }
+    if !full {
+        steps.skip(&format!("{SWEEPS} and other processors than qemu's `max`: --full"));
     }
 }
 
