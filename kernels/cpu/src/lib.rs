@@ -2,6 +2,7 @@
 //!
 //! This crate is the only user of `std::arch`.
 
+pub mod attention;
 pub mod copy;
 pub mod gemm;
 pub mod index;

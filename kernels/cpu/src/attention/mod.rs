@@ -1,0 +1,98 @@
+//! Scaled dot-product attention and its gradient, memory linear in the sequence lengths.
+//!
+//! FlashAttention (Dao et al. 2022) with the loops of FlashAttention-2 (Dao 2023): blocks of scores
+//! stay in the cache, the softmax is corrected as larger scores appear, and the backward pass
+//! computes the blocks again from the saved log-sum-exp. Work is cut by shape only and every sum
+//! has a fixed order, so the number of threads does not change a bit.
+
+mod backward;
+mod forward;
+mod pack;
+mod product;
+mod shape;
+mod softmax;
+
+pub use backward::{backward, backward_workspace_bytes};
+pub use forward::forward;
+
+use starling_api::Layout;
+
+/// f32 elements of a tensor: element 0 of the layout's storage, and where the elements lie.
+#[derive(Clone, Copy, Debug)]
+pub struct Tensor {
+    /// What the layout's offset counts from.
+    pub at: *mut f32,
+    /// Shape, strides and offset in elements.
+    pub layout: Layout,
+}
+
+/// Which scores count; of shape `[batch, heads, queries, keys]`, repeated with stride 0.
+#[derive(Clone, Copy, Debug)]
+pub enum Mask {
+    /// f32 that is added to the scores.
+    Additive {
+        /// What the layout's offset counts from.
+        at: *const f32,
+        /// Shape, strides and offset in elements.
+        layout: Layout,
+    },
+    /// A score is kept where the byte is not 0.
+    Keep {
+        /// What the layout's offset counts from.
+        at: *const u8,
+        /// Shape, strides and offset in elements.
+        layout: Layout,
+    },
+}
+
+/// `out = softmax(scale * q k^T + mask) v`; the contract is that of [`starling_api::Attention`].
+#[derive(Clone, Copy, Debug)]
+pub struct Forward {
+    /// `[batch, heads, queries, head_dim]`
+    pub q: Tensor,
+    /// `[batch, kv_heads, keys, head_dim]`
+    pub k: Tensor,
+    /// `[batch, kv_heads, keys, head_dim]`
+    pub v: Tensor,
+    /// Which scores count.
+    pub mask: Option<Mask>,
+    /// Query `i` sees keys `0 ..= i + keys - queries`.
+    pub causal: bool,
+    /// Factor of the scores.
+    pub scale: f32,
+    /// `[batch, heads, queries, head_dim]`; written, or read by the backward pass.
+    pub out: Tensor,
+    /// `[batch, heads, queries]`: log-sum-exp by row; written, or read by the backward pass.
+    pub lse: Tensor,
+}
+
+/// Gradients of [`Forward`]; the contract is that of [`starling_api::AttentionBackward`].
+#[derive(Clone, Copy, Debug)]
+pub struct Backward {
+    /// The forward pass with its results.
+    pub forward: Forward,
+    /// `[batch, heads, queries, head_dim]`
+    pub d_out: Tensor,
+    /// Of `q`'s shape; written.
+    pub d_q: Tensor,
+    /// Of `k`'s shape; written.
+    pub d_k: Tensor,
+    /// Of `v`'s shape; written.
+    pub d_v: Tensor,
+    /// [`backward_workspace_bytes`] bytes, aligned for f32; not used when that is 0.
+    pub workspace: *mut f32,
+}
+
+// SAFETY: the pointers are only followed by `forward` and `backward`, whose callers promise that
+// nobody else touches what is written while they run.
+unsafe impl Send for Tensor {}
+// SAFETY: as above.
+unsafe impl Sync for Tensor {}
+// SAFETY: as above.
+unsafe impl Send for Mask {}
+// SAFETY: as above.
+unsafe impl Sync for Mask {}
+// SAFETY: as above; the tasks write disjoint parts of the workspace.
+unsafe impl Send for Backward {}
+// SAFETY: as above.
+unsafe impl Sync for Backward {}

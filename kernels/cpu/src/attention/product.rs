@@ -1,0 +1,238 @@
+//! Products of blocks that lie in the L1 and L2 caches: `C (+)= A B` with a band of `A` or `C` left
+//! out.
+//!
+//! Attention multiplies small blocks that are used once or twice, so nothing is packed twice: `A`
+//! is read by broadcasts, which may have any strides (a transposed `A` costs nothing), and `B` by
+//! vectors along its rows.
+
+use crate::isa::Kernel;
+use crate::simd::Simd;
+
+/// Most vectors of one tile's row.
+const MAX_VECTORS: usize = 4;
+
+/// Vectors of a tile's row: what leaves registers for `B` and a broadcast.
+pub const fn tile_vectors(lanes: usize) -> usize {
+    // AVX2 is the set with only 16 registers.
+    if lanes == 8 { 2 } else { MAX_VECTORS }
+}
+
+/// Columns of the panels that the transposed keys and values are packed in.
+pub const fn panel_columns(lanes: usize) -> usize {
+    tile_vectors(lanes) * lanes
+}
+
+/// What a tile of `C` starts from.
+#[derive(Clone, Copy)]
+pub enum Start {
+    /// Zeros.
+    Zero,
+    /// The old value.
+    Old,
+    /// The old value times a factor per row.
+    Scaled(*const f32),
+}
+
+/// Which part of the product is needed. Row `i` of the scores counts `i + o` keys.
+#[derive(Clone, Copy)]
+pub enum Band {
+    /// All of it.
+    Full,
+    /// Row `i` of `C` needs the columns below `i + o`; the others are not written.
+    Columns(isize),
+    /// Row `i` of `A` is zero from column `i + o`.
+    DepthEnd(isize),
+    /// Row `j` of `A`, whose columns are the scores' rows, is zero before the first column `i` with
+    /// `i + o > j`.
+    DepthBegin(isize),
+}
+
+/// `C (+)= A B`; strides in elements, `n` rounded up to whole vectors.
+#[derive(Clone, Copy)]
+pub struct Product {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub a: *const f32,
+    pub a_row: usize,
+    pub a_col: usize,
+    pub b: *const f32,
+    pub b_row: usize,
+    /// Columns of a panel of `B` and the distance between panels; `None` for plain rows.
+    pub b_panel: Option<(usize, usize)>,
+    pub c: *mut f32,
+    pub c_row: usize,
+    pub start: Start,
+    pub band: Band,
+}
+
+/// Runs a [`Product`].
+pub struct Run(Product);
+
+impl Product {
+    /// The product as a kernel.
+    ///
+    /// # Safety
+    /// While it runs, `A` and `B` are readable and `C` is readable and writable for the whole
+    /// vectors of its rows.
+    pub unsafe fn kernel(self) -> Run {
+        Run(self)
+    }
+}
+
+impl Kernel for Run {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // SAFETY: `Product::kernel` made its caller promise that the blocks are valid.
+        unsafe { panels(s, &self.0) }
+    }
+}
+
+#[inline(always)]
+unsafe fn panels<S: Simd>(s: S, p: &Product) {
+    let vectors = p.n.div_ceil(S::LANES);
+    let widest = tile_vectors(S::LANES);
+    // Panels of equal width: 3 + 2 vectors keep more accumulators busy than 4 + 1.
+    let plain = vectors.div_ceil(vectors.div_ceil(widest).max(1));
+    let (columns, step) = p.b_panel.unwrap_or((plain * S::LANES, plain * S::LANES));
+    let mut done = 0;
+    let mut b = p.b;
+    while done < p.n {
+        let nv = (vectors - done / S::LANES).min(columns / S::LANES);
+        // SAFETY: the panel starts below `n`, so inside `B` and `C`.
+        unsafe {
+            match nv {
+                1 => rows::<S, 1>(s, p, b, done),
+                2 => rows::<S, 2>(s, p, b, done),
+                3 => rows::<S, 3>(s, p, b, done),
+                _ => rows::<S, 4>(s, p, b, done),
+            }
+            b = b.wrapping_add(step);
+        }
+        done += columns;
+    }
+}
+
+/// The tiles of one panel of `NV` vectors at column `col`.
+#[inline(always)]
+unsafe fn rows<S: Simd, const NV: usize>(s: S, p: &Product, b: *const f32, col: usize) {
+    let most = match (S::LANES, NV) {
+        (8, 1) => 8,
+        (8, 2) => 6,
+        (8, _) => 3,
+        (_, 4) => 6,
+        _ => 8,
+    };
+    let mut i = 0;
+    while i < p.m {
+        let mr = most.min(p.m - i);
+        let reach = |o: isize| (i as isize + mr as isize - 1 + o).max(0) as usize;
+        let (from, to) = match p.band {
+            Band::Full | Band::Columns(_) => (0, p.k),
+            Band::DepthEnd(o) => (0, reach(o).min(p.k)),
+            Band::DepthBegin(o) => (((i as isize + 1 - o).max(0) as usize).min(p.k), p.k),
+        };
+        let needed = match p.band {
+            Band::Columns(o) => reach(o) > col,
+            _ => true,
+        };
+        if needed {
+            // SAFETY: rows `i .. i + mr`, columns from `col` and the depth `from .. to` lie inside
+            // the blocks.
+            unsafe {
+                let tile = Tile {
+                    a: p.a.add(i * p.a_row + from * p.a_col),
+                    a_row: p.a_row,
+                    a_col: p.a_col,
+                    b: b.add(from * p.b_row),
+                    b_row: p.b_row,
+                    c: p.c.add(i * p.c_row + col),
+                    c_row: p.c_row,
+                    k: to - from,
+                    start: match p.start {
+                        Start::Scaled(f) => Start::Scaled(f.add(i)),
+                        other => other,
+                    },
+                };
+                match mr {
+                    1 => tile.run::<S, 1, NV>(s),
+                    2 => tile.run::<S, 2, NV>(s),
+                    3 => tile.run::<S, 3, NV>(s),
+                    4 => tile.run::<S, 4, NV>(s),
+                    5 => tile.run::<S, 5, NV>(s),
+                    6 => tile.run::<S, 6, NV>(s),
+                    7 => tile.run::<S, 7, NV>(s),
+                    _ => tile.run::<S, 8, NV>(s),
+                }
+            }
+        }
+        i += mr;
+    }
+}
+
+struct Tile {
+    a: *const f32,
+    a_row: usize,
+    a_col: usize,
+    b: *const f32,
+    b_row: usize,
+    c: *mut f32,
+    c_row: usize,
+    k: usize,
+    start: Start,
+}
+
+impl Tile {
+    /// The micro-kernel: `MR` rows by `NV` vectors of accumulators.
+    #[inline(always)]
+    unsafe fn run<S: Simd, const MR: usize, const NV: usize>(self, s: S) {
+        let mut acc = [[s.lit(0.0); NV]; MR];
+        // SAFETY: the caller promises `MR` rows and `NV` vectors of `C`, `MR` rows of `A` and
+        // `NV` vectors of `B` over the depth `k`.
+        unsafe {
+            if !matches!(self.start, Start::Zero) {
+                for (r, row) in acc.iter_mut().enumerate() {
+                    for (v, x) in row.iter_mut().enumerate() {
+                        *x = s.load(self.c.add(r * self.c_row + v * S::LANES));
+                    }
+                }
+            }
+            if let Start::Scaled(factors) = self.start {
+                for (r, row) in acc.iter_mut().enumerate() {
+                    let f = splat(s, *factors.add(r));
+                    for x in row.iter_mut() {
+                        *x = s.mul(*x, f);
+                    }
+                }
+            }
+            let (mut a, mut b) = (self.a, self.b);
+            for _ in 0..self.k {
+                let mut row = [s.lit(0.0); NV];
+                for (v, x) in row.iter_mut().enumerate() {
+                    *x = s.load(b.add(v * S::LANES));
+                }
+                for (r, sums) in acc.iter_mut().enumerate() {
+                    let x = splat(s, *a.add(r * self.a_row));
+                    for (sum, y) in sums.iter_mut().zip(row) {
+                        *sum = s.fma(x, y, *sum);
+                    }
+                }
+                a = a.wrapping_add(self.a_col);
+                b = b.wrapping_add(self.b_row);
+            }
+            for (r, row) in acc.iter().enumerate() {
+                for (v, x) in row.iter().enumerate() {
+                    s.store(self.c.add(r * self.c_row + v * S::LANES), *x);
+                }
+            }
+        }
+    }
+}
+
+/// `x` in every lane.
+#[inline(always)]
+pub fn splat<S: Simd>(s: S, x: f32) -> S::V {
+    s.lit(x.into())
+}
