@@ -10,6 +10,8 @@ mod matmul;
 pub mod memory;
 mod rows;
 
+pub use map::group;
+
 use starling_api::{
     Backend, Capabilities, Download, Error, HostStorage, Result, Storage, Stream, Support, Verb,
     View,
