@@ -7,6 +7,8 @@ pub mod copy;
 pub mod gemm;
 pub mod index;
 pub mod isa;
+pub mod map;
+pub mod reduce;
 pub mod rows;
 pub mod scratch;
 pub mod simd;

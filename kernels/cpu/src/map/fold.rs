@@ -1,0 +1,141 @@
+//! Arithmetic that folds constants as programs do.
+
+use starling_ops::{Key, Math, Scalar};
+
+/// A constant that is still an f64, or a value of the target.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Folded<V> {
+    /// A constant, not rounded yet.
+    Lit(f64),
+    /// Anything else.
+    Value(V),
+}
+
+/// Evaluates a definition over `M` with the arithmetic of constants done in f64 and rounded once,
+/// as [`starling_ops::program::Builder`] folds them: so a monomorphised kernel has the same bits as
+/// the interpreted program. Which operands are constants is known when it is compiled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fold<M>(pub M);
+
+impl<M: Math> Fold<M> {
+    /// The value over the target.
+    #[inline(always)]
+    pub fn value(self, x: Folded<M::V>) -> M::V {
+        match x {
+            Folded::Lit(x) => self.0.lit(x),
+            Folded::Value(v) => v,
+        }
+    }
+}
+
+/// Methods whose arguments and result are real numbers.
+macro_rules! folded {
+    ($($name:ident($($x:ident),*);)*) => {$(
+        #[inline(always)]
+        fn $name(self, $($x: Self::V),*) -> Self::V {
+            match ($($x,)*) {
+                ($(Folded::Lit($x),)*) => Folded::Lit(Scalar::<f64>::NEW.$name($($x),*)),
+                ($($x,)*) => Folded::Value(self.0.$name($(self.value($x)),*)),
+            }
+        }
+    )*};
+}
+
+/// Methods that hand over to the target.
+macro_rules! forwarded {
+    ($($name:ident($($x:ident: $t:ty),*) -> $r:ty;)*) => {$(
+        #[inline(always)]
+        fn $name(self, $($x: $t),*) -> $r {
+            self.0.$name($($x),*)
+        }
+    )*};
+}
+
+/// True for the constant `x`.
+#[inline(always)]
+fn is<V>(a: Folded<V>, x: f64) -> bool {
+    matches!(a, Folded::Lit(l) if l == x)
+}
+
+impl<M: Math> Math for Fold<M> {
+    type V = Folded<M::V>;
+    type B = M::B;
+    type U = M::U;
+
+    #[inline(always)]
+    fn lit(self, x: f64) -> Self::V {
+        Folded::Lit(x)
+    }
+    folded! {
+        add(a, b); sub(a, b); div(a, b); fma(a, b, c); neg(a); abs(a); min(a, b); max(a, b);
+        floor(a); round(a); sqrt(a); rsqrt(a); exp(a); expm1(a); log(a); log1p(a); sin(a); cos(a);
+        tanh(a); erf(a); sigmoid(a); softplus(a); pow(a, b);
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+        match (a, b) {
+            (Folded::Lit(a), Folded::Lit(b)) => Folded::Lit(a * b),
+            _ if is(a, 1.0) => b,
+            _ if is(b, 1.0) => a,
+            _ if is(a, -1.0) => self.neg(b),
+            _ if is(b, -1.0) => self.neg(a),
+            _ => Folded::Value(self.0.mul(self.value(a), self.value(b))),
+        }
+    }
+    #[inline(always)]
+    fn select(self, c: M::B, a: Self::V, b: Self::V) -> Self::V {
+        match (a, b) {
+            (Folded::Lit(x), Folded::Lit(y)) if x.to_bits() == y.to_bits() => a,
+            _ => Folded::Value(self.0.select(c, self.value(a), self.value(b))),
+        }
+    }
+    #[inline(always)]
+    fn lt(self, a: Self::V, b: Self::V) -> M::B {
+        self.0.lt(self.value(a), self.value(b))
+    }
+    #[inline(always)]
+    fn le(self, a: Self::V, b: Self::V) -> M::B {
+        self.0.le(self.value(a), self.value(b))
+    }
+    #[inline(always)]
+    fn eq(self, a: Self::V, b: Self::V) -> M::B {
+        self.0.eq(self.value(a), self.value(b))
+    }
+    forwarded! {
+        and(a: M::B, b: M::B) -> M::B;
+        or(a: M::B, b: M::B) -> M::B;
+        not(a: M::B) -> M::B;
+        ulit(x: u32) -> M::U;
+        uadd(a: M::U, b: M::U) -> M::U;
+        usub(a: M::U, b: M::U) -> M::U;
+        umul(a: M::U, b: M::U) -> M::U;
+        umulhi(a: M::U, b: M::U) -> M::U;
+        uand(a: M::U, b: M::U) -> M::U;
+        uor(a: M::U, b: M::U) -> M::U;
+        uxor(a: M::U, b: M::U) -> M::U;
+        ushl(a: M::U, n: u32) -> M::U;
+        ushr(a: M::U, n: u32) -> M::U;
+        ueq(a: M::U, b: M::U) -> M::B;
+        uselect(c: M::B, a: M::U, b: M::U) -> M::U;
+    }
+    #[inline(always)]
+    fn to_real(self, a: M::U) -> Self::V {
+        Folded::Value(self.0.to_real(a))
+    }
+    #[inline(always)]
+    fn to_uint(self, a: Self::V) -> M::U {
+        self.0.to_uint(self.value(a))
+    }
+    #[inline(always)]
+    fn bits(self, a: Self::V) -> M::U {
+        self.0.bits(self.value(a))
+    }
+    #[inline(always)]
+    fn from_bits(self, a: M::U) -> Self::V {
+        Folded::Value(self.0.from_bits(a))
+    }
+    #[inline(always)]
+    fn uniform(self, index: M::U, key: Key<M::U>) -> Self::V {
+        Folded::Value(self.0.uniform(index, key))
+    }
+}

@@ -1,0 +1,208 @@
+//! The iteration space: axes in the order in which they are walked, merged where strides allow.
+
+use super::few::Few;
+use starling_api::{DType, HostStorage, Layout, MAX_RANK, View};
+
+/// A typed, strided array in host memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Operand {
+    /// Element `(0, 0, ..)`.
+    pub first: *mut u8,
+    /// The type of an element.
+    pub dtype: DType,
+    /// Shape and strides; the offset is contained in `first`.
+    pub layout: Layout,
+}
+
+// SAFETY: an operand is an address; whoever reads or writes through it promises that no one else
+// writes there (see `map` and `reduce`).
+unsafe impl Send for Operand {}
+// SAFETY: as above.
+unsafe impl Sync for Operand {}
+
+impl Operand {
+    /// The elements of a view; `None` when it does not lie in host memory.
+    pub fn of(view: &View) -> Option<Self> {
+        let start = HostStorage::of(view)?;
+        let first = start.wrapping_add(view.layout.offset() * view.dtype.size());
+        Some(Self { first, dtype: view.dtype, layout: view.layout })
+    }
+
+    /// The strides, 0 for the axes beyond the rank.
+    pub(crate) fn strides(&self) -> [isize; MAX_RANK] {
+        let mut strides = [0; MAX_RANK];
+        strides[..self.layout.rank()].copy_from_slice(self.layout.strides());
+        strides
+    }
+}
+
+/// How one operand moves through a [`Grid`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Walk {
+    /// Elements to the neighbour along each axis of the grid.
+    pub strides: [isize; MAX_RANK],
+    /// Elements follow each other in the order of the walk.
+    pub contiguous: bool,
+    /// Every element of the walk is the same one.
+    pub constant: bool,
+}
+
+/// The axes of an iteration space in walking order (the last one fastest) and how each operand
+/// moves along them. There is at least one axis.
+#[derive(Clone, Debug)]
+pub(crate) struct Grid {
+    rank: usize,
+    shape: [usize; MAX_RANK],
+    walks: Few<Walk, 16>,
+}
+
+impl Grid {
+    /// Walks the axes `order` of `shape`; axes of extent 1 vanish, neighbours that every operand
+    /// passes with one stride become one axis.
+    pub fn new(shape: &[usize], order: &[usize], strides: &[[isize; MAX_RANK]]) -> Self {
+        let mut walks = Few::new(Walk::default(), strides.len());
+        let mut merged = [1; MAX_RANK];
+        let mut rank = 0;
+        for &axis in order.iter().filter(|&&axis| shape[axis] != 1) {
+            let n = shape[axis];
+            let joins = rank > 0
+                && walks
+                    .iter()
+                    .zip(strides)
+                    .all(|(w, s)| w.strides[rank - 1] == s[axis] * n as isize);
+            if !joins {
+                rank += 1;
+            }
+            merged[rank - 1] *= n;
+            for (w, s) in walks.iter_mut().zip(strides) {
+                w.strides[rank - 1] = s[axis];
+            }
+        }
+        if rank == 0 {
+            rank = 1;
+            walks.iter_mut().for_each(|w| w.strides[0] = 1);
+        }
+        for w in walks.iter_mut() {
+            let mut step = 1;
+            w.contiguous = true;
+            for axis in (0..rank).rev() {
+                w.contiguous &= w.strides[axis] == step;
+                step *= merged[axis] as isize;
+            }
+            w.constant = w.strides[..rank].iter().all(|&s| s == 0);
+        }
+        Self { rank, shape: merged, walks }
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape[..self.rank].iter().product()
+    }
+
+    /// Extent of the fastest axis.
+    pub fn inner(&self) -> usize {
+        self.shape[self.rank - 1]
+    }
+
+    /// How operand `i` moves.
+    pub fn walk(&self, i: usize) -> &Walk {
+        &self.walks[i]
+    }
+
+    /// Stride of operand `i` along the fastest axis.
+    pub fn inner_stride(&self, i: usize) -> isize {
+        self.walks[i].strides[self.rank - 1]
+    }
+
+    /// True when every operand is contiguous or constant: then a block may cross rows freely.
+    pub fn is_flat(&self) -> bool {
+        self.walks.iter().all(|w| w.contiguous || w.constant)
+    }
+
+    /// Where operand `i` has element number `at` of the walk, from its first element.
+    pub fn position(&self, i: usize, mut at: usize) -> isize {
+        let walk = &self.walks[i];
+        if walk.contiguous {
+            return at as isize;
+        }
+        let mut position = 0;
+        for axis in (1..self.rank).rev() {
+            position += (at % self.shape[axis]) as isize * walk.strides[axis];
+            at /= self.shape[axis];
+        }
+        position + at as isize * walk.strides[0]
+    }
+
+    /// Calls `f(done, position, len)` for each stretch of the fastest axis among the `n` elements
+    /// from element `start`.
+    pub fn stretches(
+        &self,
+        i: usize,
+        start: usize,
+        n: usize,
+        mut f: impl FnMut(usize, isize, usize),
+    ) {
+        let walk = &self.walks[i];
+        let inner = self.inner();
+        let mut at = [0; MAX_RANK];
+        let mut rest = start;
+        for axis in (0..self.rank).rev() {
+            at[axis] = rest % self.shape[axis];
+            rest /= self.shape[axis];
+        }
+        let mut position = self.position(i, start);
+        let mut done = 0;
+        while done < n {
+            let last = self.rank - 1;
+            let len = (inner - at[last]).min(n - done);
+            f(done, position, len);
+            done += len;
+            at[last] += len;
+            position += len as isize * walk.strides[last];
+            let mut axis = last;
+            while at[axis] == self.shape[axis] && axis > 0 {
+                position += walk.strides[axis - 1] - at[axis] as isize * walk.strides[axis];
+                at[axis] = 0;
+                axis -= 1;
+                at[axis] += 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strides(s: &[isize]) -> [isize; MAX_RANK] {
+        let mut all = [0; MAX_RANK];
+        all[..s.len()].copy_from_slice(s);
+        all
+    }
+
+    #[test]
+    fn axes_merge_where_every_operand_allows() {
+        let whole = Grid::new(&[2, 3, 4], &[0, 1, 2], &[strides(&[12, 4, 1])]);
+        assert_eq!((whole.inner(), whole.is_flat()), (24, true));
+        let bias = [strides(&[12, 4, 1]), strides(&[0, 0, 1])];
+        let bias = Grid::new(&[2, 3, 4], &[0, 1, 2], &bias);
+        assert_eq!((bias.inner(), bias.rank, bias.is_flat()), (4, 2, false));
+        let scalar = Grid::new(&[2, 3], &[0, 1], &[strides(&[3, 1]), strides(&[0, 0])]);
+        assert!(scalar.is_flat());
+    }
+
+    #[test]
+    fn stretches_visit_every_position_in_order() {
+        let s = strides(&[1, -40, 7]);
+        let grid = Grid::new(&[3, 5, 4], &[0, 1, 2], &[s]);
+        for (start, n) in [(0, 60), (3, 50), (17, 2), (59, 1)] {
+            let mut seen = Vec::new();
+            grid.stretches(0, start, n, |done, position, len| {
+                assert_eq!(done, seen.len());
+                seen.extend((0..len as isize).map(|k| position + k * grid.inner_stride(0)));
+            });
+            let expected: Vec<_> = (start..start + n).map(|at| grid.position(0, at)).collect();
+            assert_eq!(seen, expected);
+        }
+    }
+}

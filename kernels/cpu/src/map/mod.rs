@@ -1,0 +1,229 @@
+//! Elementwise programs over strided arrays.
+//!
+//! [`map`] -> [`block::Worker`] (one block: inputs to blocks of f32 in the first-level cache) ->
+//! [`steps`] (the interpreter: one loop of vectors a node) or [`fixed`] (one loop for the whole
+//! program, where it is a well-known one). Lanes never mix, so how the space is cut into blocks and
+//! tasks does not change a bit.
+
+pub(crate) mod block;
+mod epilogue;
+pub(crate) mod few;
+mod fixed;
+mod fold;
+pub(crate) mod grid;
+mod stage;
+pub(crate) mod steps;
+pub(crate) mod tape;
+
+#[cfg(test)]
+mod tests;
+
+pub use epilogue::ProgramEpilogue;
+
+use crate::isa::Isa;
+use crate::scratch::with_scratch;
+use block::{Job, Worker};
+use few::Few;
+use grid::{Grid, Operand};
+use rayon::prelude::*;
+use starling_api::{DType, Error, Layout, MAX_RANK, Map, Result, View};
+use starling_ops::program::Op;
+use std::ops::Range;
+use tape::Tape;
+
+/// Operands whose list needs no allocation.
+pub(crate) const OPERANDS: usize = 12;
+/// Elements of a block of a monomorphised kernel, which needs no registers in memory.
+const FIXED_BLOCK: usize = 8192;
+/// Work below which a task is not worth handing to another thread, in nanoseconds.
+const TASK_NS: usize = 20_000;
+
+/// Parameters, operands and walks of a program over one iteration space.
+pub(crate) struct Operands {
+    /// The parameters' bits.
+    pub words: Few<u32, 8>,
+    /// The inputs.
+    pub inputs: Few<Operand, OPERANDS>,
+    /// The outputs.
+    pub outputs: Few<Operand, OPERANDS>,
+    /// Strides of the inputs, the outputs and, for a program that uses it, the element's index.
+    pub strides: Few<[isize; MAX_RANK], { 2 * OPERANDS }>,
+}
+
+impl Operands {
+    /// Resolves the views of `op` over `shape`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for views outside host memory, [`Error::Unsupported`] for integers.
+    pub fn new(
+        op: &'static str,
+        shape: &[usize],
+        tape: &Tape,
+        params: &[View],
+        inputs: &[View],
+        outputs: &[View],
+    ) -> Result<Self> {
+        let none = Operand {
+            first: std::ptr::null_mut(),
+            dtype: DType::F32,
+            layout: Layout::contiguous(&[]),
+        };
+        let resolve = |views: &[View]| -> Result<Few<Operand, OPERANDS>> {
+            let mut list = Few::new(none, views.len());
+            for (slot, view) in list.iter_mut().zip(views) {
+                *slot = operand(op, view)?;
+            }
+            Ok(list)
+        };
+        let (inputs, outputs) = (resolve(inputs)?, resolve(outputs)?);
+        let mut words = Few::new(0, params.len());
+        for (word, view) in words.iter_mut().zip(params) {
+            let at = operand_of_any(op, view)?.first.cast::<u32>();
+            // SAFETY: the verb's check found the one f32 or u32 inside its storage, which is
+            // aligned for it.
+            *word = unsafe { at.read_unaligned() };
+        }
+        let index = usize::from(tape.index.is_some());
+        let count = inputs.len() + outputs.len();
+        let mut strides = Few::new([0; MAX_RANK], count + index);
+        for (s, x) in strides.iter_mut().zip(inputs.iter().chain(outputs.iter())) {
+            *s = x.strides();
+        }
+        if index == 1 {
+            let row_major = Layout::contiguous(shape);
+            strides[count][..shape.len()].copy_from_slice(row_major.strides());
+        }
+        Ok(Self { words, inputs, outputs, strides })
+    }
+}
+
+fn operand_of_any(op: &'static str, view: &View) -> Result<Operand> {
+    let message = "an operand is not in host memory: copy it there first";
+    Operand::of(view).ok_or_else(|| Error::shape(op, message))
+}
+
+fn operand(op: &'static str, view: &View) -> Result<Operand> {
+    match view.dtype {
+        DType::F32 | DType::F16 | DType::BF16 | DType::U8 => operand_of_any(op, view),
+        dtype => Err(Error::Unsupported { op, dtype, backend: "cpu".into() }),
+    }
+}
+
+/// Runs a map that [`starling_api::Verb::check`] accepted.
+///
+/// # Errors
+/// [`Error::Shape`] for views outside host memory, [`Error::Unsupported`] for integer operands.
+pub fn map(isa: Isa, verb: &Map) -> Result<()> {
+    map_with(isa, verb, &Tape::of(&verb.program))
+}
+
+fn map_with(isa: Isa, verb: &Map, tape: &Tape) -> Result<()> {
+    let Some(first) = verb.outputs.first() else { return Ok(()) };
+    let shape = first.shape();
+    if first.is_empty() {
+        return Ok(());
+    }
+    let operands = Operands::new("map", shape, tape, &verb.params, &verb.inputs, &verb.outputs)?;
+    let (order, rank) = order_of(first);
+    let grid = Grid::new(shape, &order[..rank], &operands.strides);
+    let block = tape::block_len(tape.registers + tape.inputs.len());
+    let job = Job {
+        isa,
+        tape,
+        grid: &grid,
+        inputs: &operands.inputs,
+        outputs: &operands.outputs,
+        words: &operands.words,
+        block,
+        index_base: 0,
+    };
+    let blocks = Blocks::new(&job);
+    let tasks = (blocks.count * blocks.block * cost_ns_per_1024(tape) / 1024).div_ceil(TASK_NS);
+    let tasks = tasks.clamp(1, blocks.count);
+    let task = |t: usize| {
+        let range = t * blocks.count / tasks..(t + 1) * blocks.count / tasks;
+        with_scratch(job.scratch_len(), |scratch| {
+            // SAFETY: the verb's check found every view inside its storage, outputs apart from each
+            // other and from inputs unless they are the same elements; blocks are disjoint.
+            let mut worker = unsafe { Worker::new(&job, scratch) };
+            blocks.run(&mut worker, isa.lanes(), range);
+        });
+    };
+    let threads = rayon::current_num_threads();
+    if tasks == 1 || threads == 1 {
+        (0..tasks).for_each(task);
+    } else {
+        (0..tasks).into_par_iter().for_each(task);
+    }
+    Ok(())
+}
+
+/// Every block of a job, on this thread.
+pub(crate) fn write_blocks(job: &Job<'_>, worker: &mut Worker<'_>) {
+    let blocks = Blocks::new(job);
+    blocks.run(worker, job.isa.lanes(), 0..blocks.count);
+}
+
+/// The axes by falling stride of the first output: memory is written front to back.
+fn order_of(output: &View) -> ([usize; MAX_RANK], usize) {
+    let (rank, strides) = (output.layout.rank(), output.layout.strides());
+    let mut order = [0, 1, 2, 3, 4, 5, 6, 7];
+    let key = |&axis: &usize| std::cmp::Reverse(strides[axis].unsigned_abs());
+    // Ties are axes of extent 1, whose place does not matter; a stable sort would allocate.
+    order[..rank].sort_unstable_by_key(|axis| (key(axis), *axis));
+    (order, rank)
+}
+
+/// A rough price of 1024 elements, to decide what is worth a task.
+fn cost_ns_per_1024(tape: &Tape) -> usize {
+    let step = |op: Op| match op {
+        Op::Exp | Op::Expm1 | Op::Log | Op::Log1p | Op::Tanh | Op::Erf | Op::Sigmoid => 300,
+        Op::Sin | Op::Cos | Op::Softplus | Op::Uniform => 400,
+        Op::Pow => 1000,
+        Op::Div | Op::Sqrt | Op::Rsqrt => 100,
+        _ => 25,
+    };
+    100 + tape.steps.iter().map(|s| step(s.op)).sum::<usize>()
+}
+
+/// How the walk is cut: into stretches of rows, or of the whole walk where rows do not matter.
+struct Blocks {
+    count: usize,
+    block: usize,
+    /// Blocks of one row.
+    per_row: usize,
+    /// Elements of one row.
+    row: usize,
+}
+
+impl Blocks {
+    fn new(job: &Job<'_>) -> Self {
+        let (grid, block) = (job.grid, job.block);
+        // Short rows share blocks, whose parts are copied together.
+        let by_row = !grid.is_flat() && grid.inner() >= block / 4;
+        let row = if by_row { grid.inner() } else { grid.len() };
+        let block = if (by_row || grid.is_flat()) && job.is_direct() { FIXED_BLOCK } else { block };
+        let per_row = row.div_ceil(block);
+        Self { count: grid.len() / row * per_row, block, per_row, row }
+    }
+
+    /// Writes some of the blocks.
+    fn run(&self, worker: &mut Worker<'_>, lanes: usize, range: Range<usize>) {
+        for b in range {
+            let at = b % self.per_row * self.block;
+            let start = b / self.per_row * self.row + at;
+            let n = self.block.min(self.row - at);
+            let whole = n - n % lanes;
+            // SAFETY: blocks are no longer than the job's, or read and written in place; the rest
+            // of a last vector is copied, which takes one vector.
+            unsafe {
+                if whole > 0 {
+                    worker.write(start, whole);
+                }
+                if whole < n {
+                    worker.write(start + whole, n - whole);
+                }
+            }
+        }
+    }
+}

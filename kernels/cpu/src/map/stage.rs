@@ -1,0 +1,131 @@
+//! Elements of any type and stride to blocks of f32 and back.
+
+use super::grid::Operand;
+use super::steps::Loc;
+use crate::isa::Kernel;
+use crate::simd::Simd;
+use half::{bf16, f16};
+use starling_api::DType;
+
+/// Reads `n` elements, converted to f32.
+pub(crate) struct Load {
+    from: *const u8,
+    dtype: DType,
+    stride: isize,
+    to: *mut f32,
+    n: usize,
+}
+
+impl Load {
+    /// Elements `position, position + stride, ..` of an operand.
+    ///
+    /// # Safety
+    /// Those `n` elements are readable and `to` has room for them.
+    pub unsafe fn new(x: &Operand, position: isize, stride: isize, to: *mut f32, n: usize) -> Self {
+        let from = x.first.wrapping_offset(position * x.dtype.size() as isize);
+        Self { from, dtype: x.dtype, stride, to, n }
+    }
+}
+
+/// One whole vector after the other, then element by element.
+macro_rules! load {
+    ($self:ident, $s:ident, $t:ty, $vector:ident, $convert:expr) => {{
+        let from: *const $t = $self.from.cast();
+        let mut i = 0;
+        if $self.stride == 1 {
+            while i + S::LANES <= $self.n {
+                $s.store($self.to.add(i), $s.$vector(from.add(i)));
+                i += S::LANES;
+            }
+        }
+        while i < $self.n {
+            let convert: fn($t) -> f32 = $convert;
+            *$self.to.add(i) = convert(*from.offset(i as isize * $self.stride));
+            i += 1;
+        }
+    }};
+}
+
+impl Kernel for Load {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // SAFETY: `new`'s caller promised readable elements and room for the results.
+        unsafe {
+            match self.dtype {
+                DType::F32 => load!(self, s, f32, load, |x| x),
+                DType::F16 => load!(self, s, f16, load_f16, |x| x.to_f32()),
+                DType::BF16 => load!(self, s, bf16, load_bf16, |x| x.to_f32()),
+                DType::U8 => load!(self, s, u8, load_u8, |x| x.into()),
+                // Not an elementwise operand: `Verb::check` turns these away.
+                DType::I32 | DType::U32 | DType::I8 => {
+                    for i in 0..self.n {
+                        *self.to.add(i) = f32::NAN;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Writes `n` numbers, converted to the operand's type.
+pub(crate) struct Store {
+    from: Loc,
+    to: *mut u8,
+    dtype: DType,
+    stride: isize,
+    n: usize,
+}
+
+impl Store {
+    /// Elements `position, position + stride, ..` of an operand.
+    ///
+    /// # Safety
+    /// `from` holds `n` numbers and those `n` elements are writable.
+    pub unsafe fn new(from: Loc, x: &Operand, position: isize, stride: isize, n: usize) -> Self {
+        let to = x.first.wrapping_offset(position * x.dtype.size() as isize);
+        Self { from, to, dtype: x.dtype, stride, n }
+    }
+}
+
+macro_rules! store {
+    ($self:ident, $s:ident, $t:ty, $vector:ident, $convert:expr) => {{
+        let to: *mut $t = $self.to.cast();
+        let mut i = 0;
+        if $self.stride == 1 {
+            while i + S::LANES <= $self.n {
+                $s.$vector(to.add(i), $s.load($self.from.at.add(i * $self.from.step)));
+                i += S::LANES;
+            }
+        }
+        while i < $self.n {
+            let convert: fn(f32) -> $t = $convert;
+            *to.offset(i as isize * $self.stride) =
+                convert(*$self.from.at.add(i * $self.from.step));
+            i += 1;
+        }
+    }};
+}
+
+impl Kernel for Store {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // SAFETY: `new`'s caller promised readable numbers and writable elements.
+        unsafe {
+            match self.dtype {
+                DType::F32 => store!(self, s, f32, store, |x| x),
+                DType::F16 => store!(self, s, f16, store_f16, f16::from_f32),
+                DType::BF16 => store!(self, s, bf16, store_bf16, bf16::from_f32),
+                DType::U8 => {
+                    for i in 0..self.n {
+                        let truth = *self.from.at.add(i * self.from.step) != 0.0;
+                        *self.to.offset(i as isize * self.stride) = u8::from(truth);
+                    }
+                }
+                // Not an elementwise result: `Verb::check` turns these away.
+                DType::I32 | DType::U32 | DType::I8 => {}
+            }
+        }
+    }
+}

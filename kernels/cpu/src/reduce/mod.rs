@@ -1,0 +1,388 @@
+//! Reductions of a program's values over any axes.
+//!
+//! The iteration space is walked so that memory is read front to back. When the last axis of the
+//! walk is reduced, neighbours are ([`runs`]); else whole rows are reduced onto each other, a vector
+//! of columns at a time ([`columns`]). Either way the elements of one result are cut into parts by
+//! the shape alone and the parts merged in order ([`partial`]), so threads do not change a bit.
+
+mod columns;
+mod partial;
+mod runs;
+#[cfg(test)]
+mod tests;
+
+use crate::isa::Isa;
+use crate::map::Operands;
+use crate::map::block::{Job, Worker};
+use crate::map::few::Few;
+use crate::map::grid::{Grid, Operand};
+use crate::map::tape::{Tape, block_len};
+use crate::scratch::with_scratch;
+use crate::walk::Shared;
+use columns::Columns;
+use partial::Partial;
+use rayon::prelude::*;
+use runs::Runs;
+use starling_api::{DType, Error, Layout, MAX_RANK, Reduce, ReduceKind, Result};
+use std::ops::Range;
+
+/// Elements of one part of a long reduction: what one task does. Fixes the order of additions.
+const PART: usize = 1 << 16;
+/// Fewest rows of one part of a reduction of rows.
+const PART_ROWS: usize = 256;
+/// Elements of a block that is read where it lies.
+const IN_PLACE_BLOCK: usize = 1 << 14;
+/// Fewest columns for which rows are reduced onto each other.
+const COLUMNS: usize = 8;
+/// Elements below which a task is not worth handing to another thread.
+const TASK: usize = 1 << 15;
+
+/// The order in which the axes are walked: kept ones, reduced ones, kept ones.
+struct Order {
+    axes: [usize; MAX_RANK],
+    /// Number of axes before the reduced ones.
+    outer: usize,
+    /// Number of reduced axes.
+    reduced: usize,
+    rank: usize,
+}
+
+impl Order {
+    fn new(verb: &Reduce, positions: bool) -> Self {
+        let layout = &verb.inputs[0].layout;
+        let leading = verb.inputs.iter().map(|v| &v.layout);
+        // The walk follows the input that moves along most axes.
+        let moves = |l: &Layout| {
+            l.strides().iter().zip(l.shape()).filter(|&(&s, &n)| s != 0 && n > 1).count()
+        };
+        let lead = leading.fold(layout, |best, l| if moves(l) > moves(best) { l } else { best });
+        let is_reduced = |axis: usize| verb.axes >> axis & 1 == 1;
+        let rank = layout.rank();
+        let key = |axis: usize| (std::cmp::Reverse(lead.strides()[axis].unsigned_abs()), axis);
+        let mut by_stride = [0, 1, 2, 3, 4, 5, 6, 7];
+        by_stride[..rank].sort_unstable_by_key(|&axis| key(axis));
+        // The kept axes behind the last reduced one are the columns, if there are enough of them.
+        let extent = |axis: usize| layout.shape()[axis];
+        let mut inner = rank;
+        let mut columns = 1;
+        while inner > 0 {
+            let axis = by_stride[inner - 1];
+            if is_reduced(axis) && extent(axis) > 1 {
+                break;
+            }
+            inner -= 1;
+            columns *= if is_reduced(axis) { 1 } else { extent(axis) };
+        }
+        let tail = if columns >= COLUMNS && inner > 0 { inner } else { rank };
+        let mut order = Self { axes: [0; MAX_RANK], outer: 0, reduced: 0, rank };
+        let mut len = 0;
+        let mut push = |axis: usize| {
+            order.axes[len] = axis;
+            len += 1;
+        };
+        let head = by_stride[..tail].iter().filter(|&&a| !is_reduced(a));
+        order.outer = head.map(|&a| push(a)).count();
+        // Positions are row-major in the reduced axes, whatever the strides.
+        order.reduced = if positions {
+            (0..rank).filter(|&a| is_reduced(a)).map(&mut push).count()
+        } else {
+            let all = by_stride[..rank].iter().filter(|&&a| is_reduced(a));
+            all.map(|&a| push(a)).count()
+        };
+        by_stride[tail..rank].iter().filter(|&&a| !is_reduced(a)).for_each(|&a| push(a));
+        order
+    }
+
+    /// The product of the extents of the axes at these places of the order.
+    fn extent(&self, shape: &[usize], places: Range<usize>) -> usize {
+        self.axes[places].iter().map(|&a| shape[a]).product()
+    }
+}
+
+/// One reduction, laid out. The walk is `outer x reduced x columns` elements.
+struct Plan<'a> {
+    kind: ReduceKind,
+    job: Job<'a>,
+    outer: usize,
+    reduced: usize,
+    columns: usize,
+    output: Operand,
+    /// Walks the output in the order `outer x columns`.
+    output_grid: Grid,
+}
+
+/// Runs a reduction that [`starling_api::Verb::check`] accepted.
+///
+/// # Errors
+/// [`Error::Shape`] for views outside host memory or the position of an extremum of nothing,
+/// [`Error::Unsupported`] for integer inputs.
+pub fn reduce(isa: Isa, verb: &Reduce) -> Result<()> {
+    let Some(first) = verb.inputs.first() else {
+        return Err(Error::shape("reduce", "there is no input"));
+    };
+    if verb.output.is_empty() {
+        return Ok(());
+    }
+    let shape = first.shape();
+    let tape = Tape::of(&verb.program);
+    let operands = Operands::new("reduce", shape, &tape, &verb.params, &verb.inputs, &[])?;
+    let message = "an operand is not in host memory: copy it there first";
+    let output = Operand::of(&verb.output).ok_or_else(|| Error::shape("reduce", message))?;
+    let positions = matches!(verb.kind, ReduceKind::ArgMax | ReduceKind::ArgMin);
+    let wanted = if positions { DType::I32 } else { DType::F32 };
+    if output.dtype != wanted {
+        return Err(Error::Unsupported {
+            op: "reduce",
+            dtype: output.dtype,
+            backend: "cpu".into(),
+        });
+    }
+    let order = Order::new(verb, positions);
+    let (head, tail) = (order.outer, order.outer + order.reduced);
+    let reduced = order.extent(shape, head..tail);
+    if reduced == 0 && positions {
+        return Err(Error::shape("reduce", "nothing has no largest element"));
+    }
+    let grid = Grid::new(shape, &order.axes[..order.rank], &operands.strides);
+    let mut kept: Few<usize, MAX_RANK> = Few::new(0, order.rank - order.reduced);
+    kept[..head].copy_from_slice(&order.axes[..head]);
+    kept[head..].copy_from_slice(&order.axes[tail..order.rank]);
+    let plain = tape.program().is_identity() && operands.inputs[0].dtype == DType::F32;
+    // Blocks that are read where they lie may be longer than what is computed in the cache.
+    let in_place = plain && (grid.walk(0).contiguous || grid.inner_stride(0) == 1);
+    let live = tape.registers + tape.inputs.len();
+    let block = if in_place { IN_PLACE_BLOCK } else { block_len(live) };
+    let plan = Plan {
+        kind: verb.kind,
+        job: Job {
+            isa,
+            tape: &tape,
+            grid: &grid,
+            inputs: &operands.inputs,
+            outputs: &[],
+            words: &operands.words,
+            block,
+            index_base: 0,
+        },
+        outer: order.extent(shape, 0..head),
+        reduced,
+        columns: order.extent(shape, tail..order.rank),
+        output,
+        output_grid: Grid::new(verb.output.shape(), &kept, &[output.strides()]),
+    };
+    plan.run();
+    Ok(())
+}
+
+impl Plan<'_> {
+    fn run(&self) {
+        if self.reduced == 0 {
+            (0..self.outer * self.columns).for_each(|o| self.emit(o, &Partial::NOTHING));
+        } else if self.columns == 1 {
+            self.run_runs();
+        } else {
+            self.run_columns();
+        }
+    }
+
+    /// Calls `task` with each number below `count`, each worth `elements`, and working memory of
+    /// `extra` more floats than a worker needs.
+    fn each(
+        &self,
+        count: usize,
+        elements: usize,
+        extra: usize,
+        task: impl Fn(usize, &mut Worker<'_>, *mut f32) + Send + Sync,
+    ) {
+        let together = (TASK / elements.max(1)).clamp(1, count);
+        let tasks = count.div_ceil(together);
+        let run = |t: usize| {
+            let len = self.job.scratch_len().next_multiple_of(16);
+            with_scratch(len + extra, |scratch| {
+                let (own, rest) = scratch.split_at_mut(len);
+                // SAFETY: the verb's check found the inputs inside their storages.
+                let mut worker = unsafe { Worker::new(&self.job, own) };
+                for i in t * together..count.min((t + 1) * together) {
+                    task(i, &mut worker, rest.as_mut_ptr());
+                }
+            });
+        };
+        if tasks == 1 || rayon::current_num_threads() == 1 {
+            (0..tasks).for_each(run);
+        } else {
+            (0..tasks).into_par_iter().for_each(run);
+        }
+    }
+
+    /// Writes result `o` of the order `outer x columns`.
+    fn emit(&self, o: usize, all: &Partial) {
+        let at = self.output_grid.position(0, o);
+        // SAFETY: the verb's check found the output inside its storage, which is aligned.
+        unsafe {
+            if self.output.dtype == DType::I32 {
+                *self.output.first.cast::<i32>().offset(at) = all.at as i32;
+            } else {
+                *self.output.first.cast::<f32>().offset(at) = all.finish(self.kind);
+            }
+        }
+    }
+
+    /// A dense block of values; `spare` holds a block for values that are all one.
+    ///
+    /// # Safety
+    /// `n` is at most the job's block.
+    unsafe fn dense(
+        &self,
+        worker: &mut Worker<'_>,
+        start: usize,
+        n: usize,
+        spare: *mut f32,
+    ) -> *const f32 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let loc = worker.value(start, n);
+            if loc.step == 1 {
+                return loc.at;
+            }
+            for i in 0..n {
+                *spare.add(i) = *loc.at;
+            }
+            spare
+        }
+    }
+
+    /// The last axis of the walk is reduced.
+    fn run_runs(&self) {
+        let (r, block) = (self.reduced, self.job.block);
+        if r <= block / 2 {
+            return self.run_short_runs();
+        }
+        let parts = r.div_ceil(PART);
+        let tasks = self.outer * parts;
+        with_scratch(tasks * PARTIAL_FLOATS, |memory| {
+            let all = Shared(memory.as_mut_ptr().cast::<Partial>());
+            self.each(tasks, r.min(PART), block, |t, worker, spare| {
+                let (from, to) = (t % parts * PART, (t % parts * PART + PART).min(r));
+                let mut part = Partial::NOTHING;
+                for at in (from..to).step_by(block) {
+                    let n = block.min(to - at);
+                    let mut next = Partial::NOTHING;
+                    // SAFETY: blocks are no longer than the job's; `next` is one part.
+                    unsafe {
+                        let p = self.dense(worker, t / parts * r + at, n, spare);
+                        self.job.isa.run(Runs::new(self.kind, p, 1, n, at, &mut next));
+                    }
+                    part.merge(self.kind, &next);
+                }
+                // SAFETY: the memory holds a part for each task.
+                unsafe { *all.at(t as isize) = part };
+            });
+            for o in 0..self.outer {
+                let mut part = Partial::NOTHING;
+                for p in 0..parts {
+                    // SAFETY: every task wrote its part.
+                    part.merge(self.kind, unsafe { &*all.at((o * parts + p) as isize) });
+                }
+                self.emit(o, &part);
+            }
+        });
+    }
+
+    /// Several runs to a block.
+    fn run_short_runs(&self) {
+        let (r, block) = (self.reduced, self.job.block);
+        let together = block / r;
+        let groups = self.outer.div_ceil(together);
+        let extra = block + together * PARTIAL_FLOATS;
+        self.each(groups, together * r, extra, |g, worker, spare| {
+            // Blocks are multiples of 16 floats long, so the parts behind are aligned.
+            let parts: *mut Partial = spare.wrapping_add(block).cast();
+            let first = g * together;
+            let runs = together.min(self.outer - first);
+            // SAFETY: the runs fill at most a block; there is room for a part of each.
+            unsafe {
+                let p = self.dense(worker, first * r, runs * r, spare);
+                self.job.isa.run(Runs::new(self.kind, p, runs, r, 0, parts));
+                for run in 0..runs {
+                    self.emit(first + run, &*parts.add(run));
+                }
+            }
+        });
+    }
+
+    /// Rows of kept columns are reduced onto each other.
+    fn run_columns(&self) {
+        let (r, w, block) = (self.reduced, self.columns, self.job.block);
+        let width = w.min(block);
+        let chunks = w.div_ceil(width);
+        let part_rows = (PART / width).max(PART_ROWS).min(r);
+        let parts = r.div_ceil(part_rows);
+        let tasks = self.outer * chunks * parts;
+        // Parts of one result meet when all are done; a part that is all of it is written at once.
+        let shared = if parts == 1 { 0 } else { tasks * width * PARTIAL_FLOATS };
+        let extra = block + width * PARTIAL_FLOATS;
+        with_scratch(shared, |memory| {
+            let all = Shared(memory.as_mut_ptr().cast::<Partial>());
+            self.each(tasks, width * part_rows, extra, |t, worker, spare| {
+                let (part, chunk, o) = (t % parts, t / parts % chunks, t / parts / chunks);
+                let own: *mut Partial = spare.wrapping_add(block).cast();
+                let to = if parts == 1 { own } else { all.at((t * width) as isize) };
+                let (c, n) = (chunk * width, width.min(w - chunk * width));
+                let rows = part * part_rows..r.min((part + 1) * part_rows);
+                // SAFETY: `to` holds `width` parts of this task alone.
+                unsafe {
+                    (0..n).for_each(|i| *to.add(i) = Partial::NOTHING);
+                    self.rows(worker, o, c..c + n, rows, spare, to);
+                    if parts == 1 {
+                        (0..n).for_each(|i| self.emit(o * w + c + i, &*to.add(i)));
+                    }
+                }
+            });
+            if parts == 1 {
+                return;
+            }
+            for (o, c) in (0..self.outer).flat_map(|o| (0..w).map(move |c| (o, c))) {
+                let mut whole = Partial::NOTHING;
+                for p in 0..parts {
+                    let t = (o * chunks + c / width) * parts + p;
+                    // SAFETY: every task wrote its parts.
+                    let next = unsafe { &*all.at((t * width + c % width) as isize) };
+                    whole.merge(self.kind, next);
+                }
+                self.emit(o * w + c, &whole);
+            }
+        });
+    }
+
+    /// Merges some rows of some columns of outer element `o` into `to`.
+    ///
+    /// # Safety
+    /// The columns are at most the job's block, `to` holds a part of each and `spare` a block.
+    unsafe fn rows(
+        &self,
+        worker: &mut Worker<'_>,
+        o: usize,
+        columns: Range<usize>,
+        rows: Range<usize>,
+        spare: *mut f32,
+        to: *mut Partial,
+    ) {
+        // Whole rows may share a block; the rows of a chunk are apart.
+        let n = columns.len();
+        let together = if n == self.columns { self.job.block / n } else { 1 };
+        let mut row = rows.start;
+        while row < rows.end {
+            let count = together.min(rows.end - row);
+            let start = (o * self.reduced + row) * self.columns + columns.start;
+            // SAFETY: the caller's promise; the rows fill at most a block.
+            unsafe {
+                let p = self.dense(worker, start, count * n, spare);
+                self.job.isa.run(Columns::new(self.kind, p, n, [count, n], row, to));
+            }
+            row += count;
+        }
+    }
+}
+
+/// Floats that a part takes in working memory.
+const PARTIAL_FLOATS: usize = size_of::<Partial>() / size_of::<f32>();
