@@ -1,0 +1,51 @@
+//! Clipping gradients by their common norm.
+
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+use starling_api::DType;
+
+/// The norm of all gradients together and the factor that it leads to, both on the device.
+pub struct Clip {
+    /// The square root of the sum of all squares.
+    pub norm: Tensor,
+    /// `min(1, max_norm / (norm + 1e-6))`, as PyTorch defines it; 1 without a limit.
+    pub factor: Tensor,
+}
+
+/// The norm over the gradients of `parameters`, and the factor that brings it to at most
+/// `max_norm`. Nothing is read back: the factor goes into the optimizer's update.
+///
+/// # Errors
+/// [`Error::Invalid`] when no parameter has a gradient; what the device reports.
+pub fn clip_grad_norm<'a>(
+    parameters: impl Iterator<Item = &'a Tensor>,
+    max_norm: Option<f64>,
+) -> Result<Clip> {
+    let squares = parameters
+        .filter_map(Tensor::grad)
+        .map(|g| g.sqr()?.sum_all())
+        .collect::<Result<Vec<Tensor>>>()?;
+    let sum = sum_pairwise(squares)?;
+    let norm = sum.sqrt()?;
+    let one = Tensor::ones(norm.device(), DType::F32, &[])?;
+    let factor = match max_norm {
+        Some(max) => {
+            let max = Tensor::full(norm.device(), DType::F32, &[], max)?;
+            one.minimum(&max.div(&norm.add_scalar(1e-6)?)?)?
+        }
+        None => one,
+    };
+    Ok(Clip { norm, factor })
+}
+
+/// One number out of many, in an order that depends on how many there are.
+fn sum_pairwise(mut numbers: Vec<Tensor>) -> Result<Tensor> {
+    while numbers.len() > 1 {
+        let pairs = numbers.chunks(2).map(|pair| match pair {
+            [a, b] => a.add(b),
+            rest => Ok(rest[0].clone()),
+        });
+        numbers = pairs.collect::<Result<_>>()?;
+    }
+    numbers.pop().ok_or_else(|| Error::invalid("no parameter has a gradient: call backward first"))
+}

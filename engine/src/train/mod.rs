@@ -1,0 +1,121 @@
+//! Training a language model: one captured step, replayed; validation, checkpoints, resuming.
+
+mod evaluate;
+mod folder;
+mod metrics;
+mod plot;
+mod step;
+mod trainer;
+
+pub use evaluate::{Evaluation, evaluate};
+pub use folder::{RunFolder, save_model};
+pub use metrics::StepRow;
+pub use step::TrainStep;
+pub use trainer::{Event, Outcome, Trainer};
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::nn::{Mode, Module};
+use crate::optim::{Decline, Rule, Schedule};
+use crate::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+/// What the trainer needs to know of a model that predicts the next token.
+pub trait LanguageModel: Module {
+    /// Where its parameters lie.
+    fn device(&self) -> &Device;
+    /// The most tokens that it can look back on.
+    fn context(&self) -> usize;
+    /// Number of tokens that it knows.
+    fn vocabulary(&self) -> usize;
+    /// The content of `config.json`.
+    fn config_json(&self) -> serde_json::Value;
+    /// Tokens `[batch, sequence]` (i32) to logits `[batch, sequence, vocabulary]`.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] when the shape does not fit or a token is unknown.
+    fn logits(&self, tokens: &Tensor, mode: Mode) -> Result<Tensor>;
+}
+
+/// Every number that decides what a run computes, apart from the model's own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Sequences that go through the model at once.
+    pub batch: usize,
+    /// Tokens of a sequence.
+    pub seq: usize,
+    /// Batches whose gradients are added up for one step.
+    pub accumulate: usize,
+    /// The learning rate of each step.
+    pub schedule: Schedule,
+    /// The largest norm of the gradients; larger ones are scaled down to it.
+    pub clip: Option<f64>,
+    /// The update.
+    pub optimizer: Rule,
+    /// Decides the initial weights, the sequences and the dropout.
+    pub seed: u64,
+    /// Steps between validations.
+    pub validate_every: u64,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
+    /// Validations without a new best after which the run ends.
+    pub patience: Option<u64>,
+}
+
+impl Settings {
+    /// AdamW at `rate` with a cosine and 5% warm-up, clipped at 1.
+    pub fn new(steps: u64, batch: usize, seq: usize, rate: f64) -> Self {
+        Self {
+            steps,
+            batch,
+            seq,
+            accumulate: 1,
+            schedule: Schedule {
+                name: Decline::Cosine,
+                peak: rate,
+                warmup: (steps / 20).min(100),
+                last: rate * 0.05,
+            },
+            clip: Some(1.0),
+            optimizer: Rule::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 },
+            seed: 0,
+            validate_every: 100,
+            checkpoint_every: 50,
+            patience: Some(10),
+        }
+    }
+
+    /// Refuses what cannot be trained with.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] that names the number.
+    pub fn check(&self) -> Result<()> {
+        let counts = [
+            ("the number of steps", self.steps),
+            ("the batch", self.batch as u64),
+            ("the sequence length", self.seq as u64),
+            ("the number of accumulated batches", self.accumulate as u64),
+            ("the steps between validations", self.validate_every),
+            ("the steps between checkpoints", self.checkpoint_every),
+        ];
+        for (name, count) in counts {
+            if count == 0 {
+                return Err(Error::invalid(format!("{name} is 0 and must be at least 1")));
+            }
+        }
+        if let Some(clip) = self.clip.filter(|c| !c.is_finite() || *c <= 0.0) {
+            return Err(Error::invalid(format!("the clipping norm is {clip} and must be above 0")));
+        }
+        self.schedule.check()
+    }
+
+    /// Sequences of one step.
+    pub fn sequences(&self) -> usize {
+        self.batch * self.accumulate
+    }
+}
+
+#[cfg(test)]
+mod tests;

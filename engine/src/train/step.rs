@@ -1,0 +1,111 @@
+//! One optimizer step, captured once and replayed.
+
+use super::{LanguageModel, Settings};
+use crate::data::Batch;
+use crate::device::Captured;
+use crate::error::{Error, Result};
+use crate::nn::Mode;
+use crate::optim::{Optimizer, clip_grad_norm};
+use crate::tensor::Tensor;
+
+/// Forward, backward, clipping and update over the accumulated batches of a step, as one list of
+/// verbs. What changes from step to step lies in tensors that are refilled: tokens, learning rate,
+/// corrections, the dropout's step. Nothing is read back inside; the loss and the gradients' norm
+/// are fetched together afterwards.
+pub struct TrainStep<'a> {
+    model: &'a dyn LanguageModel,
+    optimizer: &'a Optimizer,
+    accumulate: usize,
+    clip: Option<f64>,
+    inputs: Tensor,
+    targets: Tensor,
+    /// The mean loss, and the norm of the gradients before clipping.
+    results: Tensor,
+    captured: Option<Captured>,
+}
+
+impl<'a> TrainStep<'a> {
+    /// Makes room for the batches of a step.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn new(
+        model: &'a dyn LanguageModel,
+        optimizer: &'a Optimizer,
+        settings: &Settings,
+    ) -> Result<Self> {
+        let shape = [settings.sequences(), settings.seq];
+        let room = || Tensor::from_slice(model.device(), &vec![0i32; shape[0] * shape[1]], &shape);
+        Ok(Self {
+            model,
+            optimizer,
+            accumulate: settings.accumulate,
+            clip: settings.clip,
+            inputs: room()?,
+            targets: room()?,
+            results: Tensor::from_slice(model.device(), &[0f32; 2], &[2])?,
+            captured: None,
+        })
+    }
+
+    /// Runs `step` (from 1) on a batch. The device may still be at work when this returns.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn run(&mut self, step: u64, learning_rate: f64, batch: &Batch) -> Result<()> {
+        self.inputs.copy_from_slice(&batch.inputs)?;
+        self.targets.copy_from_slice(&batch.targets)?;
+        self.model.device().set_random_step(step)?;
+        self.optimizer.prepare(step, learning_rate)?;
+        match &self.captured {
+            Some(captured) => captured.replay(),
+            None => {
+                let (captured, ()) = self.model.device().capture(|| self.compute())?;
+                self.captured = Some(captured);
+                Ok(())
+            }
+        }
+    }
+
+    /// The mean loss and the norm of the gradients of the last step.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn results(&self) -> Result<[f32; 2]> {
+        let both = self.results.to_vec::<f32>()?;
+        <[f32; 2]>::try_from(both).map_err(|_| Error::invalid("a step has two results"))
+    }
+
+    /// Verbs of a step, once one has run.
+    pub fn launches(&self) -> Option<usize> {
+        self.captured.as_ref().map(Captured::launches)
+    }
+
+    fn compute(&self) -> Result<()> {
+        self.optimizer.zero_grad();
+        let batch = self.inputs.shape()[0] / self.accumulate;
+        let share = 1.0 / self.accumulate as f64;
+        let mut total: Option<Tensor> = None;
+        for i in 0..self.accumulate {
+            let inputs = self.inputs.narrow(0, i * batch, batch)?;
+            let targets = self.targets.narrow(0, i * batch, batch)?;
+            let logits = self.model.logits(&inputs, Mode::Train)?;
+            let mut loss = logits.cross_entropy(&targets, None)?;
+            if self.accumulate > 1 {
+                loss = loss.mul_scalar(share)?;
+            }
+            loss.backward()?;
+            let loss = loss.detach();
+            total = Some(match total {
+                Some(sum) => sum.add(&loss)?,
+                None => loss,
+            });
+        }
+        let clip = clip_grad_norm(self.optimizer.parameters(), self.clip)?;
+        self.optimizer.step(Some(&clip))?;
+        if let Some(loss) = total {
+            self.results.slice_assign(0, 0, &loss.reshape(&[1])?)?;
+        }
+        self.results.slice_assign(0, 1, &clip.norm.reshape(&[1])?)
+    }
+}

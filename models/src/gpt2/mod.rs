@@ -1,0 +1,283 @@
+//! GPT-2 (Radford et al. 2019), with the tensor names and layouts of Hugging Face transformers.
+
+mod config;
+
+pub use config::Config;
+
+use serde_json::Value;
+use starling_engine::checkpoint::Archive;
+use starling_engine::nn::{
+    CausalSelfAttention, Dropout, Embedding, Fresh, Init, KvCache, LayerNorm, Linear, Mlp, Mode,
+    Module, Source, Stored, join,
+};
+use starling_engine::train::LanguageModel;
+use starling_engine::{Device, Error, Result, Tensor, WeightLayout, no_grad};
+use std::path::Path;
+
+/// What transformers puts before the names of everything but the output layer; files of the bare
+/// model lack it.
+const PREFIX: &str = "transformer.";
+const OUTPUT: &str = "lm_head";
+
+/// One block: `x + attention(norm(x))`, then `x + mlp(norm(x))`.
+struct Block {
+    norm_1: LayerNorm,
+    attention: CausalSelfAttention,
+    norm_2: LayerNorm,
+    mlp: Mlp,
+    dropout: Dropout,
+}
+
+impl Block {
+    fn new(source: &mut dyn Source, config: &Config, layer: usize) -> Result<Self> {
+        let name = format!("{PREFIX}h.{layer}");
+        let (dim, inner, eps) = (config.n_embd, config.inner(), config.layer_norm_epsilon);
+        let weights = Init::Normal(config.initializer_range as f32);
+        // What is added to the residual stream starts smaller, so that its variance does not grow
+        // with the number of blocks.
+        let residual = config.initializer_range / (2.0 * config.n_layer as f64).sqrt();
+        let residual = Init::Normal(residual as f32);
+        let mut linear = |part: &str, sizes: [usize; 2], init: Init| {
+            Linear::new(source, &join(&name, part), sizes, WeightLayout::InOut, init, true)
+        };
+        let qkv = linear("attn.c_attn", [dim, 3 * dim], weights)?;
+        let out = linear("attn.c_proj", [dim, dim], residual)?;
+        let up = linear("mlp.c_fc", [dim, inner], weights)?;
+        let down = linear("mlp.c_proj", [inner, dim], residual)?;
+        let scale = Some(config.attention_scale(layer));
+        Ok(Self {
+            norm_1: LayerNorm::new(source, &join(&name, "ln_1"), dim, eps)?,
+            attention: CausalSelfAttention::new(
+                qkv,
+                out,
+                config.n_head,
+                scale,
+                ["c_attn", "c_proj"],
+            ),
+            norm_2: LayerNorm::new(source, &join(&name, "ln_2"), dim, eps)?,
+            mlp: Mlp::new(up, down, config.activation()?, ["c_fc", "c_proj"]),
+            dropout: Dropout::new(config.resid_pdrop)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, mode: Mode, cache: Option<(&KvCache, usize)>) -> Result<Tensor> {
+        let normed = self.norm_1.forward(x)?;
+        let mixed = match cache {
+            None => self.attention.forward(&normed)?,
+            Some((cache, past)) => self.attention.forward_cached(&normed, cache, past)?,
+        };
+        let x = x.add(&self.dropout.forward(&mixed, mode)?)?;
+        let fed = self.mlp.forward(&self.norm_2.forward(&x)?)?;
+        x.add(&self.dropout.forward(&fed, mode)?)
+    }
+}
+
+impl Module for Block {
+    fn visit(&self, prefix: &str, f: &mut dyn FnMut(&str, &Tensor)) {
+        self.norm_1.visit(&join(prefix, "ln_1"), f);
+        self.attention.visit(&join(prefix, "attn"), f);
+        self.norm_2.visit(&join(prefix, "ln_2"), f);
+        self.mlp.visit(&join(prefix, "mlp"), f);
+    }
+}
+
+/// Keys and values of every block, for generating.
+pub struct Cache {
+    blocks: Vec<KvCache>,
+    tokens: usize,
+}
+
+impl Cache {
+    /// Tokens so far.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Forgets the tokens; the memory stays.
+    pub fn clear(&mut self) {
+        self.tokens = 0;
+    }
+}
+
+/// A GPT-2 language model.
+pub struct Gpt2 {
+    config: Config,
+    device: Device,
+    tokens: Embedding,
+    positions: Embedding,
+    blocks: Vec<Block>,
+    norm: LayerNorm,
+    /// The output layer where it is not the embedding.
+    output: Option<Linear>,
+    dropout: Dropout,
+}
+
+impl Gpt2 {
+    /// Builds the model with parameters from `source`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an impossible configuration; those of the source.
+    pub fn new(config: Config, source: &mut dyn Source) -> Result<Self> {
+        config.check()?;
+        let (dim, weights) = (config.n_embd, Init::Normal(config.initializer_range as f32));
+        let mut table = |name: &str, rows: usize| {
+            Embedding::new(source, &format!("{PREFIX}{name}"), [rows, dim], weights)
+        };
+        let tokens = table("wte", config.vocab_size)?;
+        let positions = table("wpe", config.n_positions)?;
+        let blocks = (0..config.n_layer)
+            .map(|layer| Block::new(source, &config, layer))
+            .collect::<Result<_>>()?;
+        let eps = config.layer_norm_epsilon;
+        let norm = LayerNorm::new(source, &format!("{PREFIX}ln_f"), dim, eps)?;
+        let sizes = [dim, config.vocab_size];
+        let output = (!config.tie_word_embeddings)
+            .then(|| Linear::new(source, OUTPUT, sizes, WeightLayout::OutIn, weights, false))
+            .transpose()?;
+        let dropout = Dropout::new(config.embd_pdrop)?;
+        let device = source.device().clone();
+        Ok(Self { config, device, tokens, positions, blocks, norm, output, dropout })
+    }
+
+    /// A model with fresh weights, as GPT-2 was initialised, drawn from a seed.
+    ///
+    /// # Errors
+    /// As [`Gpt2::new`].
+    pub fn fresh(device: &Device, config: Config, seed: u64) -> Result<Self> {
+        Self::new(config, &mut Fresh::new(device, seed))
+    }
+
+    /// Opens a Hugging Face folder: config.json and model.safetensors.
+    ///
+    /// # Errors
+    /// [`Error::File`] and [`Error::Format`] that name the file and what is wrong with it.
+    pub fn open(device: &Device, folder: &Path) -> Result<Self> {
+        if !folder.is_dir() {
+            let message =
+                "there is no such folder: name one that `starling train` or transformers wrote";
+            return Err(Error::format(folder, message));
+        }
+        let config = Config::open(&folder.join("config.json"))?;
+        let weights = folder.join("model.safetensors");
+        let other = ["model.safetensors.index.json", "pytorch_model.bin"];
+        if let Some(other) =
+            other.into_iter().find(|f| !weights.exists() && folder.join(f).exists())
+        {
+            let message = format!(
+                "only a single model.safetensors can be read, and there is {other}: save the model anew with transformers"
+            );
+            return Err(Error::format(folder, message));
+        }
+        let mut source = Stored::new(device, Archive::open(&weights)?, PREFIX);
+        let model = Self::new(config, &mut source)?;
+        // Older files carry each block's causal mask, and tied models may repeat the embedding.
+        let ignored = |name: &String| {
+            name.ends_with(".attn.bias")
+                || name.ends_with(".attn.masked_bias")
+                || *name == format!("{OUTPUT}.weight")
+        };
+        if let Some(name) = source.unused().iter().find(|n| !ignored(n)) {
+            let message = format!("the tensor {name:?} is no part of a GPT-2 of this config.json");
+            return Err(Error::format(&weights, message));
+        }
+        Ok(model)
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Room for the keys and values of one sequence.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn cache(&self) -> Result<Cache> {
+        let c = &self.config;
+        let block = || KvCache::new(&self.device, 1, c.n_head, c.n_positions, c.n_embd / c.n_head);
+        Ok(Cache { blocks: (0..c.n_layer).map(|_| block()).collect::<Result<_>>()?, tokens: 0 })
+    }
+
+    /// Feeds `tokens` after those in `cache`; the logits `[vocabulary]` of what comes next.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when there is no token or more than the context holds.
+    pub fn next_logits(&self, tokens: &[i32], cache: &mut Cache) -> Result<Vec<f32>> {
+        let (past, new) = (cache.tokens, tokens.len());
+        if new == 0 || past + new > self.config.n_positions {
+            let context = self.config.n_positions;
+            return Err(Error::invalid(format!(
+                "{past} + {new} tokens: at least one new one, at most {context} altogether"
+            )));
+        }
+        let logits = no_grad(|| {
+            let ids = Tensor::from_slice(&self.device, tokens, &[1, new])?;
+            let mut x = self.embed(&ids, past, Mode::Eval)?;
+            for (block, kv) in self.blocks.iter().zip(&cache.blocks) {
+                x = block.forward(&x, Mode::Eval, Some((kv, past)))?;
+            }
+            self.head(&x.narrow(1, new - 1, 1)?)
+        })?;
+        cache.tokens += new;
+        logits.to_vec()
+    }
+
+    fn embed(&self, ids: &Tensor, past: usize, mode: Mode) -> Result<Tensor> {
+        let &[_, sequence] = ids.shape() else {
+            let message = format!("tokens have shape {:?} and need [batch, sequence]", ids.shape());
+            return Err(Error::invalid(message));
+        };
+        let x = self.tokens.forward(ids)?.add(&self.positions.rows(past, sequence)?)?;
+        self.dropout.forward(&x, mode)
+    }
+
+    fn head(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.norm.forward(x)?;
+        match &self.output {
+            Some(output) => output.forward(&x),
+            None => self.tokens.logits(&x),
+        }
+    }
+}
+
+impl Module for Gpt2 {
+    fn visit(&self, prefix: &str, f: &mut dyn FnMut(&str, &Tensor)) {
+        let name = |part: &str| join(prefix, &format!("{PREFIX}{part}"));
+        self.tokens.visit(&name("wte"), f);
+        self.positions.visit(&name("wpe"), f);
+        for (i, block) in self.blocks.iter().enumerate() {
+            block.visit(&name(&format!("h.{i}")), f);
+        }
+        self.norm.visit(&name("ln_f"), f);
+        if let Some(output) = &self.output {
+            output.visit(&join(prefix, OUTPUT), f);
+        }
+    }
+}
+
+impl LanguageModel for Gpt2 {
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn context(&self) -> usize {
+        self.config.n_positions
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn config_json(&self) -> Value {
+        // A plain struct of numbers and strings always has a JSON form.
+        serde_json::to_value(&self.config).unwrap_or_default()
+    }
+
+    fn logits(&self, tokens: &Tensor, mode: Mode) -> Result<Tensor> {
+        let mut x = self.embed(tokens, 0, mode)?;
+        for block in &self.blocks {
+            x = block.forward(&x, mode, None)?;
+        }
+        self.head(&x)
+    }
+}
