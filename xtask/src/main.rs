@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 const USAGE: &str = "cargo xtask <task>
-  test [--quick]      every test that this machine can run; --quick leaves out what takes long
+  test [--quick]      every test that this machine can run, and the full table of cases
   test-neon [--full]  the vector tests as NEON, emulated; installs a cross compiler and qemu
   ci                  format, tidy, clippy, test and documentation: what a change must pass
   tidy                layers, sizes, unsafe code, golden rows and other rules of this repository";

@@ -1,7 +1,7 @@
 //! `cargo xtask test-neon`: the vector tests as NEON under qemu, on a machine that is not ARM.
 
 use crate::run::{self, Steps};
-use crate::test::{Suites, TIER};
+use crate::test::{self, Suites};
 use std::path::Path;
 use std::process::Command;
 
@@ -41,8 +41,8 @@ pub fn test_neon(steps: &mut Steps, full: bool) {
             counted(steps, &format!("{package} on {processor}"), command);
         }
         let mut verify = cargo(toolchain, processor, "run");
-        verify.args(["-p", "starling-cli", "--", "verify", "--device", "cpu", "--tier", "quick"]);
-        steps.step(&format!("verify --tier quick on {processor}"), || run::status(&mut verify));
+        verify.args(["-p", "starling-cli", "--"]);
+        test::verify(steps, &mut verify, "neon", "quick");
     }
     if !full {
         steps.skip(&format!("{SWEEPS} and other processors than qemu's `max`: --full"));
@@ -78,7 +78,6 @@ fn cargo(toolchain: Option<&str>, processor: &str, verb: &str) -> Command {
         .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", format!("{QEMU} -L {SYSROOT}"))
         .env("QEMU_CPU", processor)
         .env("STARLING_ISA", "neon")
-        .env(TIER, "quick")
         .env("CARGO_TERM_COLOR", "never");
     command
 }

@@ -1,10 +1,9 @@
 //! `cargo xtask test`: the whole suite, with a table of what took how long.
 
 use crate::run::{self, Steps};
+use serde_json::Value;
+use std::process::Command;
 use std::time::Instant;
-
-/// The variable that the longest tests read: they do less when it is `quick`.
-pub const TIER: &str = "STARLING_TIER";
 
 /// Runs every test that this machine can run and names what it cannot.
 pub fn test(steps: &mut Steps, quick: bool) {
@@ -13,7 +12,7 @@ pub fn test(steps: &mut Steps, quick: bool) {
     println!("instruction sets here: {}", present().join(", "));
     let mut command = run::cargo();
     command.args(["test", "--workspace", "--no-fail-fast"]);
-    command.env("CARGO_TERM_COLOR", "never").env(TIER, if quick { "quick" } else { "full" });
+    command.env("CARGO_TERM_COLOR", "never");
     if quick {
         command.args(["--lib", "--bins", "--tests"]);
     }
@@ -33,13 +32,43 @@ pub fn test(steps: &mut Steps, quick: bool) {
         steps.part(format!("  {}", suite.name), suite.seconds, outcome);
     }
     if ignored > 0 {
-        steps.skip(&format!("{ignored} tests marked #[ignore]"));
+        let how = "`cargo test --workspace -- --ignored` runs them";
+        steps.skip(&format!("{ignored} tests marked #[ignore] for their length; {how}"));
     }
     if quick {
-        steps.skip("examples in the documentation and the full tiers: --quick");
+        steps.skip("examples in the documentation and the full table of cases: --quick");
+    } else {
+        for row in present() {
+            let mut command = run::cargo();
+            command.args(["run", "--release", "--package", "starling-cli", "--"]);
+            verify(steps, command.env("STARLING_ISA", row), row, "full");
+        }
     }
     for what in absent() {
         steps.skip(&what);
+    }
+}
+
+/// Holds the CPU to the table of cases; `command` runs `starling` and names the row.
+pub fn verify(steps: &mut Steps, command: &mut Command, row: &str, tier: &str) {
+    command.args(["verify", "--device", "cpu", "--tier", tier, "--json"]);
+    steps.step(&format!("verify --tier {tier} on {row}"), || {
+        let mut last = String::new();
+        let result = run::status_with_lines(command, |line| last = line.to_string());
+        let counts = verified(&last, row);
+        result.and(counts)
+    });
+}
+
+/// Reads the last line of `starling verify --json`: the row that was asked for must have run.
+fn verified(line: &str, row: &str) -> Result<String, String> {
+    let counts: Value = serde_json::from_str(line).map_err(|e| format!("{line:?}: {e}"))?;
+    if counts["isa"] != row {
+        return Err(format!("ran on {} and not on {row}", counts["isa"]));
+    }
+    match (counts["passed"].as_u64(), counts["failed"].as_u64(), &counts["skipped"]) {
+        (Some(passed @ 1..), Some(0), skipped) => Ok(format!("{passed} passed, {skipped} skipped")),
+        _ => Err(line.to_string()),
     }
 }
 
@@ -53,13 +82,13 @@ fn rows() -> Vec<(&'static str, bool)> {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl");
-    vec![("scalar", true), ("AVX2", avx2), ("AVX-512", avx512), ("NEON", false)]
+    vec![("scalar", true), ("avx2", avx2), ("avx512", avx512), ("neon", false)]
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 fn rows() -> Vec<(&'static str, bool)> {
     let neon = cfg!(target_arch = "aarch64");
-    vec![("scalar", true), ("AVX2", false), ("AVX-512", false), ("NEON", neon)]
+    vec![("scalar", true), ("avx2", false), ("avx512", false), ("neon", neon)]
 }
 
 fn present() -> Vec<&'static str> {
@@ -69,7 +98,7 @@ fn present() -> Vec<&'static str> {
 fn absent() -> Vec<String> {
     let arch = std::env::consts::ARCH;
     let text = |name: &str| match (name, arch) {
-        ("NEON", _) => format!("NEON: this machine is {arch}; run `cargo xtask test-neon`"),
+        ("neon", _) => format!("neon: this machine is {arch}; run `cargo xtask test-neon`"),
         (_, "x86_64") => format!("{name}: this processor does not have it"),
         _ => format!("{name}: this machine is {arch}"),
     };
@@ -149,6 +178,16 @@ fn number(counts: &str, word: &str) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_verification_that_did_not_happen_is_a_failure() {
+        let line = r#"{"passed":7,"failed":0,"skipped":1,"device":"cpu","isa":"avx2"}"#;
+        assert_eq!(verified(line, "avx2"), Ok("7 passed, 1 skipped".to_string()));
+        assert!(verified(line, "scalar").is_err());
+        assert!(verified(&line.replace("7", "0"), "avx2").is_err());
+        assert!(verified(&line.replace(":0", ":1"), "avx2").is_err());
+        assert!(verified("", "avx2").is_err());
+    }
 
     #[test]
     fn results_are_read_from_the_output_of_cargo() {
