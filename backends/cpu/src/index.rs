@@ -1,6 +1,6 @@
 //! Gather, scatter, copy and fill.
 
-use starling_api::{DType, Fill, Gather, Result, Verb};
+use starling_api::{DType, Fill, Result, Verb};
 use starling_kernels_cpu::{Isa, copy, index};
 
 pub(crate) use copy::copy;

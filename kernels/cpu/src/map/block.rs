@@ -1,7 +1,7 @@
 //! One block of a program: inputs resolved to blocks of f32, steps run, results written.
 
 use super::few::Few;
-use super::fixed::Blocks;
+use super::fixed::{Blocks, Fixed};
 use super::grid::{Grid, Operand};
 use super::stage::{Load, Store};
 use super::steps::{Loc, RunSteps};
@@ -37,6 +37,11 @@ pub(crate) struct Job<'a> {
 }
 
 impl Job<'_> {
+    /// The program's monomorphised kernel, if it has one for this instruction set.
+    fn fixed(&self) -> Option<&Fixed> {
+        self.tape.fixed.as_ref().filter(|_| self.isa.lanes() > 1)
+    }
+
     fn pitch(&self) -> usize {
         self.block + SLACK
     }
@@ -47,7 +52,7 @@ impl Job<'_> {
         let plain = |x: &Operand, w: usize| {
             x.dtype == DType::F32 && (job.grid.walk(w).contiguous || job.grid.inner_stride(w) == 1)
         };
-        job.tape.fixed.is_some()
+        job.fixed().is_some()
             && job.tape.index.is_none()
             && job.tape.inputs.iter().all(|&(_, i)| {
                 let w = usize::from(i);
@@ -209,7 +214,7 @@ impl<'a> Worker<'a> {
         // the rest of the last vector or what a run writes behind; blocks inside operands hold `n`
         // elements, and are taken only where `n` is whole vectors.
         unsafe {
-            match &tape.fixed {
+            match self.job.fixed() {
                 Some(fixed) => fixed.run(job.isa, self.blocks(&fixed.args, vectors)),
                 None => job.isa.run(RunSteps::new(&tape.steps, &self.locs, vectors, index)),
             }
@@ -321,7 +326,7 @@ fn may_be_direct(job: &Job<'_>, o: usize) -> bool {
         let i = usize::from(i);
         job.inputs[i].first == output.first && tape.last_read[i] > made
     };
-    let safe = tape.fixed.is_some() || !tape.inputs.iter().any(overwritten);
+    let safe = job.fixed().is_some() || !tape.inputs.iter().any(overwritten);
     output.dtype == DType::F32 && !tape.steps[made].run && !nodes[..o].contains(&node) && safe
 }
 

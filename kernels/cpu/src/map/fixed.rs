@@ -128,6 +128,10 @@ impl<F: Formula> Kernel for RunFixed<F> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        // The scalar row leaves them to the interpreter: half the code, hardly slower.
+        if S::LANES == 1 {
+            return;
+        }
         let Blocks { args, outs, vectors } = self.blocks;
         for i in 0..vectors {
             let mut values = [s.lit(0.0); ARGS];
@@ -161,7 +165,7 @@ pub(crate) struct Fixed {
 }
 
 impl Fixed {
-    /// Computes one block.
+    /// Computes one block, on an instruction set with vectors.
     ///
     /// # Safety
     /// Every argument's block with step 1 and every result's holds `blocks.vectors` whole vectors,
