@@ -272,8 +272,13 @@ impl Device {
         Ok(self.0.pool.get(bytes)?)
     }
 
-    /// Checks a verb, lowers it where the backend wants that, and enqueues it.
-    pub(crate) fn submit(&self, verb: impl Into<Verb>) -> Result<()> {
+    /// Checks a verb, lowers it to simpler ones where the backend wants that, and enqueues it:
+    /// how the engine runs everything, and how others run a verb on views of their own.
+    ///
+    /// # Errors
+    /// What [`Verb::check`] finds; [`starling_api::Error::Unsupported`] for what the backend can
+    /// neither run nor have composed; what the device reports.
+    pub fn run(&self, verb: impl Into<Verb>) -> Result<()> {
         let verb = verb.into();
         verb.check()?;
         match self.0.backend.supports(&verb) {

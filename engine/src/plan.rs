@@ -234,13 +234,13 @@ impl Node {
         let out = Stored::new(&self.device, self.dtype, self.shape())?;
         if let Lazy::Literal(value) = expression.lazy {
             let dst = out.view(self.dtype);
-            self.device.submit(starling_api::Fill { dst, value })?;
+            self.device.run(starling_api::Fill { dst, value })?;
         } else {
             let mut fusion = Fusion::new(self.shape());
             let root = fusion.visit(self)?;
             let (program, inputs, params) = fusion.finish(&[root]);
             let outputs = vec![out.view(self.dtype)];
-            self.device.submit(Map { program, params, inputs, outputs })?;
+            self.device.run(Map { program, params, inputs, outputs })?;
         }
         let mut state = lock(&self.state);
         if let State::Stored(s) = &*state {
@@ -395,7 +395,7 @@ pub(crate) fn reduce(node: &Arc<Node>, kind: ReduceKind, axes: u32) -> Result<Ar
     let root = fusion.visit(node)?;
     let (program, inputs, params) = fusion.finish(&[root]);
     let output = out.view(dtype);
-    node.device.submit(Reduce { kind, program, params, inputs, axes, output })?;
+    node.device.run(Reduce { kind, program, params, inputs, axes, output })?;
     Ok(Node::from_stored(&node.device, dtype, out))
 }
 
@@ -433,5 +433,5 @@ pub(crate) fn update(
         views.push(stored.view(node.dtype));
     }
     let device = &outputs[0].device;
-    device.submit(Map { program, params, inputs, outputs: views })
+    device.run(Map { program, params, inputs, outputs: views })
 }

@@ -59,7 +59,7 @@ fn submit_backward(
     let bytes = device.workspace_bytes(&Verb::AttentionBackward(verb.clone()));
     let workspace = Tensor::output(device, DType::F32, &[bytes.div_ceil(4)])?;
     verb.workspace = (bytes > 0).then(|| workspace.1.clone());
-    device.submit(verb)
+    device.run(verb)
 }
 
 struct Separate {
@@ -169,7 +169,7 @@ impl Tensor {
             out: Saved::new(&out),
         };
         let views = [self.view()?, key.view()?, value.view()?];
-        self.device().submit(terms.verb(views, out_view)?)?;
+        self.device().run(terms.verb(views, out_view)?)?;
         Ok(record(out.node().clone(), &[self, key, value], || Separate {
             q: Saved::new(self),
             k: Saved::new(key),
@@ -212,7 +212,7 @@ impl Tensor {
             out: Saved::new(&out),
         };
         let verb = terms.verb(packing.views(&self.view()?), packing.joined(&out_view))?;
-        device.submit(verb)?;
+        device.run(verb)?;
         Ok(record(out.node().clone(), &[self], || Packed {
             packed: Saved::new(self),
             packing,

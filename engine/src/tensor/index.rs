@@ -9,12 +9,12 @@ use starling_api::{DType, Fill, Gather, ScatterAdd, Verb, View};
 fn scatter(x: &Tensor, index: View, axis: usize, shape: &[usize]) -> Result<Tensor> {
     let device = x.device();
     let (out, view) = Tensor::output(device, DType::F32, shape)?;
-    device.submit(Fill { dst: view.clone(), value: 0.0 })?;
+    device.run(Fill { dst: view.clone(), value: 0.0 })?;
     let mut verb = ScatterAdd { x: x.view()?, index, axis, out: view, workspace: None };
     let bytes = device.workspace_bytes(&Verb::ScatterAdd(verb.clone()));
     let workspace = Tensor::output(device, DType::F32, &[bytes.div_ceil(4)])?;
     verb.workspace = (bytes > 0).then(|| workspace.1.clone());
-    device.submit(verb)?;
+    device.run(verb)?;
     Ok(out)
 }
 
@@ -62,7 +62,7 @@ impl Tensor {
     fn pick(&self, index: &Tensor, view: View, axis: usize, shape: &[usize]) -> Result<Tensor> {
         let (out, out_view) = Tensor::output(self.device(), self.dtype(), view.shape())?;
         let (repeated, picked) = (view.layout, view.shape().to_vec());
-        self.device().submit(Gather { x: self.view()?, index: view, axis, out: out_view })?;
+        self.device().run(Gather { x: self.view()?, index: view, axis, out: out_view })?;
         let out = out.reshape(shape)?;
         Ok(record(out.node().clone(), &[self], || Pick {
             index: Saved::new(index),

@@ -255,7 +255,7 @@ impl Tensor {
         }
         let (src, stored) = (source.view()?, part.node.stored()?);
         stored.before_write()?;
-        self.device().submit(Copy { src, dst: stored.view(self.dtype()) })
+        self.device().run(Copy { src, dst: stored.view(self.dtype()) })
     }
 
     /// The same value as a leaf of the graph: backward leaves its gradient in [`Tensor::grad`].

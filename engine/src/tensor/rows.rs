@@ -22,7 +22,7 @@ impl Operation for SoftmaxOperation {
         let y = self.y.get(self.name())?;
         let (out, d_x) = Tensor::output(y.device(), DType::F32, y.shape())?;
         let (y, d_y) = (y.view()?, upstream.view()?);
-        upstream.device().submit(SoftmaxBackward { y, d_y, d_x, log: self.log })?;
+        upstream.device().run(SoftmaxBackward { y, d_y, d_x, log: self.log })?;
         Ok(Backward::Gradients(vec![Some(out)]))
     }
 }
@@ -70,7 +70,7 @@ impl Operation for NormOperation {
         let bytes = device.workspace_bytes(&Verb::NormBackward(verb.clone()));
         let workspace = Tensor::output(device, DType::F32, &[bytes.div_ceil(4)])?;
         verb.workspace = (bytes > 0).then(|| workspace.1.clone());
-        device.submit(verb)?;
+        device.run(verb)?;
         let mut gradients = vec![Some(d_x)];
         if has_weight {
             gradients.push(d_weight.map(|d| d.0));
@@ -98,7 +98,7 @@ impl Operation for CrossEntropyOperation {
         let op = self.name();
         let logits = self.logits.get(op)?;
         let (out, d_logits) = Tensor::output(logits.device(), DType::F32, logits.shape())?;
-        logits.device().submit(CrossEntropyBackward {
+        logits.device().run(CrossEntropyBackward {
             logits: logits.view()?,
             targets: self.targets.get(op)?.view()?,
             ignore_index: self.ignore_index,
@@ -118,7 +118,7 @@ impl Tensor {
             return self.transpose(axis, last)?.softmax_of(last, log)?.transpose(axis, last);
         }
         let (out, y) = Tensor::output(self.device(), DType::F32, self.shape())?;
-        self.device().submit(Softmax { x: self.view()?, y, log })?;
+        self.device().run(Softmax { x: self.view()?, y, log })?;
         Ok(record(out.node().clone(), &[self], || SoftmaxOperation { y: Saved::new(&out), log }))
     }
 
@@ -154,7 +154,7 @@ impl Tensor {
         let mean = (kind == NormKind::Layer)
             .then(|| Tensor::output(device, DType::F32, &rows))
             .transpose()?;
-        device.submit(Norm {
+        device.run(Norm {
             kind,
             x: self.view()?,
             weight: weight.map(Tensor::view).transpose()?,
@@ -219,7 +219,7 @@ impl Tensor {
         let device = self.device();
         let (out, losses) = Tensor::output(device, DType::F32, &[n])?;
         let (lse, lse_view) = Tensor::output(device, DType::F32, &[n])?;
-        device.submit(CrossEntropy {
+        device.run(CrossEntropy {
             logits: flat.view()?,
             targets: targets.view()?,
             ignore_index,

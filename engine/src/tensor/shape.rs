@@ -39,8 +39,8 @@ impl Operation for ViewOperation {
                 let (whole, view) = Tensor::output(device, upstream.dtype(), &self.shape)?;
                 let len = upstream.shape()[*axis];
                 let part = view.with(view.layout.slice(*axis, *start, len, *step));
-                device.submit(Fill { dst: view, value: 0.0 })?;
-                device.submit(Copy { src: upstream.view()?, dst: part })?;
+                device.run(Fill { dst: view, value: 0.0 })?;
+                device.run(Copy { src: upstream.view()?, dst: part })?;
                 whole
             }
             View::Broadcast => super::elementwise::sum_to(upstream, &self.shape)?,
@@ -241,7 +241,7 @@ impl Tensor {
             return Ok(self.clone());
         }
         let (out, dst) = Tensor::output(self.device(), self.dtype(), self.shape())?;
-        self.device().submit(Copy { src: self.view()?, dst })?;
+        self.device().run(Copy { src: self.view()?, dst })?;
         let shape = self.shape().to_vec();
         Ok(record(out.node().clone(), &[self], || ViewOperation { kind: View::Reshape, shape }))
     }
@@ -255,7 +255,7 @@ impl Tensor {
             return Ok(self.clone());
         }
         let (out, dst) = Tensor::output(self.device(), dtype, self.shape())?;
-        self.device().submit(Copy { src: self.view()?, dst })?;
+        self.device().run(Copy { src: self.view()?, dst })?;
         Ok(record(out.node().clone(), &[self], || Cast(self.dtype())))
     }
 
@@ -284,7 +284,7 @@ impl Tensor {
         let mut start = 0;
         for (t, &n) in tensors.iter().zip(&extents) {
             let dst = view.with(view.layout.slice(axis, start, n, 1));
-            first.device().submit(Copy { src: t.view()?, dst })?;
+            first.device().run(Copy { src: t.view()?, dst })?;
             start += n;
         }
         Ok(record(out.node().clone(), tensors, || Cat { axis, extents }))

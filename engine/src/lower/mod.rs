@@ -1,0 +1,191 @@
+//! Lowering: verbs that a backend has not written, made of `map`, `reduce`, `gemm` and `copy`.
+//!
+//! A backend that answers [`starling_api::Support::Composed`] for a verb gets here, so that a new
+//! one works with those four and is made fast verb by verb. What that costs:
+//!
+//! - attention keeps the matrix of scores, and its backward two of them: memory is quadratic in
+//!   the sequence lengths. A key that a query may not see has weight 0 there, and 0 times an
+//!   infinite or NaN value is NaN;
+//! - gather and scatter_add compare every index with every row of the table;
+//! - indices pass through f32, which is exact up to 2^24: larger tables are refused;
+//! - an index outside its table cannot be reported, because nothing is read back. Gather then
+//!   yields -inf (0 for integers), cross-entropy a loss of inf or, in backward, the gradient of
+//!   the log-sum-exp alone; scatter_add adds nothing.
+//!
+//! The verbs made here go through [`Device::run`], so that they are checked, counted and
+//! captured like any other.
+
+mod attention;
+mod index;
+mod rows;
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use starling_api::{
+    Buffer, Copy, DType, Gemm, Layout, MAX_RANK, Map, Program, Reduce, ReduceKind, Verb, View,
+};
+use starling_ops::Math;
+use starling_ops::program::Builder;
+use starling_ops::trace::{Real, Trace};
+use std::cell::RefCell;
+use std::sync::Arc;
+
+/// Positions up to this one are exact in f32.
+const MAX_POSITION: usize = 1 << 24;
+
+/// Runs a verb that the backend calls composed.
+///
+/// # Errors
+/// Unsupported for the four verbs that others are made of, and when the backend cannot run one of
+/// them on these operands; out of memory.
+pub(crate) fn submit(device: &Device, verb: Verb) -> Result<()> {
+    let mut lowering = Lowering { device, op: verb.name(), held: Vec::new() };
+    let l = &mut lowering;
+    match &verb {
+        Verb::Attention(v) => attention::forward(l, v),
+        Verb::AttentionBackward(v) => attention::backward(l, v),
+        Verb::Softmax(v) => rows::softmax(l, v),
+        Verb::SoftmaxBackward(v) => rows::softmax_backward(l, v),
+        Verb::Norm(v) => rows::norm(l, v),
+        Verb::NormBackward(v) => rows::norm_backward(l, v),
+        Verb::CrossEntropy(v) => rows::cross_entropy(l, v),
+        Verb::CrossEntropyBackward(v) => rows::cross_entropy_backward(l, v),
+        Verb::Gather(v) => index::gather(l, v),
+        Verb::ScatterAdd(v) => index::scatter_add(l, v),
+        Verb::Fill(v) => index::fill(l, v),
+        Verb::Map(_) | Verb::Reduce(_) | Verb::Gemm(_) | Verb::Copy(_) => {
+            Err(starling_api::Error::Unsupported {
+                op: verb.name(),
+                dtype: verb.dtype(),
+                backend: device.name().to_owned(),
+            }
+            .into())
+        }
+    }
+}
+
+/// One verb on its way to simpler ones, with the memory that they need in between.
+struct Lowering<'a> {
+    device: &'a Device,
+    op: &'static str,
+    held: Vec<Buffer>,
+}
+
+impl Lowering<'_> {
+    /// Fresh f32 memory, kept until the verb is lowered.
+    fn temporary(&mut self, shape: &[usize]) -> Result<View> {
+        let bytes = shape.iter().try_fold(DType::F32.size(), |b, &n| b.checked_mul(n));
+        let bytes = bytes.filter(|_| shape.len() <= MAX_RANK).ok_or_else(|| {
+            Error::shape(self.op, format!("{shape:?} is too large to compose the verb over"))
+        })?;
+        let buffer = self.device.allocate(bytes)?;
+        let view = View::contiguous(buffer.storage().clone(), DType::F32, shape);
+        self.held.push(buffer);
+        Ok(view)
+    }
+
+    fn spread(&self, inputs: &[&View], shape: &[usize]) -> Result<Vec<View>> {
+        let one = |view: &&View| {
+            let layout = view.layout.broadcast_to(shape).ok_or_else(|| {
+                Error::shape(self.op, format!("{view:?} does not broadcast to {shape:?}"))
+            })?;
+            Ok(view.with(layout))
+        };
+        inputs.iter().map(one).collect()
+    }
+
+    /// `output = f(inputs)`, inputs repeated to the output's shape.
+    fn map(
+        &self,
+        inputs: &[&View],
+        output: &View,
+        f: impl FnOnce(Trace<'_>) -> Real,
+    ) -> Result<()> {
+        let inputs = self.spread(inputs, output.shape())?;
+        let (program, outputs) = (program(f), vec![output.clone()]);
+        self.device.run(Map { program, params: Vec::new(), inputs, outputs })
+    }
+
+    /// `output = kind of f(inputs)`: inputs repeated to `shape` and reduced over `axes`, a bit
+    /// each.
+    fn reduce(
+        &self,
+        kind: ReduceKind,
+        inputs: &[&View],
+        (shape, axes): (&[usize], u32),
+        output: &View,
+        f: impl FnOnce(Trace<'_>) -> Real,
+    ) -> Result<()> {
+        let inputs = self.spread(inputs, shape)?;
+        let (program, output) = (program(f), output.clone());
+        self.device.run(Reduce { kind, program, params: Vec::new(), inputs, axes, output })
+    }
+
+    /// `c = alpha * a b`
+    fn gemm(&self, alpha: f32, a: &View, b: &View, c: &View) -> Result<()> {
+        let (a, b, c) = (a.clone(), b.clone(), c.clone());
+        self.device.run(Gemm { a, b, c, alpha, beta: 0.0, epilogue: None })
+    }
+
+    fn copy(&self, src: &View, dst: &View) -> Result<()> {
+        self.device.run(Copy { src: src.clone(), dst: dst.clone() })
+    }
+
+    /// `0, 1, .. n`: what indices are compared with.
+    fn positions(&mut self, n: usize) -> Result<View> {
+        if n > MAX_POSITION {
+            let message = format!("{n} positions are more than the {MAX_POSITION} exact in f32");
+            return Err(Error::shape(self.op, message));
+        }
+        let view = self.temporary(&[n])?;
+        self.map(&[], &view, |t| t.to_real(t.index()))?;
+        Ok(view)
+    }
+
+    /// Integers as f32. Elements that repeat are converted once.
+    fn real(&mut self, integers: &View) -> Result<View> {
+        let (shape, strides) = (integers.shape(), integers.layout.strides());
+        let once: Vec<usize> =
+            shape.iter().zip(strides).map(|(&n, &s)| if s == 0 { n.min(1) } else { n }).collect();
+        let view = self.temporary(&once)?;
+        let src = integers.with(Layout::new(&once, strides, integers.layout.offset()));
+        self.copy(&src, &view)?;
+        Ok(self.spread(&[&view], shape)?.swap_remove(0))
+    }
+
+    /// The same elements under another shape, moved where their strides do not allow it.
+    fn reshaped(&mut self, view: &View, shape: &[usize]) -> Result<View> {
+        if let Some(layout) = view.layout.reshape(shape) {
+            return Ok(view.with(layout));
+        }
+        let moved = self.temporary(view.shape())?;
+        self.copy(view, &moved)?;
+        Ok(moved.with(Layout::contiguous(shape)))
+    }
+
+    /// The view with one more axis of extent `n`, before axis `at`: repeated, or of extent 1.
+    fn inserted(&self, view: &View, at: usize, n: usize) -> Result<View> {
+        if view.shape().len() == MAX_RANK {
+            let message = format!("{view:?} has too many axes to compose the verb over");
+            return Err(Error::shape(self.op, message));
+        }
+        let (mut shape, mut strides) = (view.shape().to_vec(), view.layout.strides().to_vec());
+        shape.insert(at, n);
+        strides.insert(at, 0);
+        Ok(view.with(Layout::new(&shape, &strides, view.layout.offset())))
+    }
+}
+
+/// The program with one output that `f` traces.
+fn program(f: impl FnOnce(Trace<'_>) -> Real) -> Arc<Program> {
+    let builder = RefCell::new(Builder::new());
+    let output = f(Trace(&builder));
+    Arc::new(builder.into_inner().finish(&[output.0]))
+}
+
+/// Row-major `shape` with `axis` of extent 1.
+fn kept(shape: &[usize], axis: usize) -> Vec<usize> {
+    let mut shape = shape.to_vec();
+    shape[axis] = 1;
+    shape
+}
