@@ -2,8 +2,8 @@
 
 use crate::isa::{Isa, Kernel};
 use crate::simd::Simd;
-use crate::walk::{GRAIN, Integers, Nest, Shared, f32s, pointer, split};
-use starling_api::{DType, Error, Gather, MAX_RANK, Result, ScatterAdd, View};
+use crate::walk::{GRAIN, Integers, Nest, Shared, all_below, copy_bytes, f32s, pointer, split};
+use starling_api::{Error, Gather, MAX_RANK, Result, ScatterAdd, View};
 use std::ops::Range;
 
 /// A view's strides with one of them set to 0: the loop does not move along that axis, the index
@@ -35,11 +35,12 @@ fn check(op: &'static str, view: &View, bound: usize) -> Result<Integers> {
     let (n, [step]) = nest.pop();
     let mut walk = nest.walk(0);
     for _ in 0..nest.len() {
-        for i in 0..n {
-            // SAFETY: the verb's check found the view's elements in bounds.
-            let index = unsafe { indices.get(walk.at[0] + i as isize * step) };
-            if !usize::try_from(index).is_ok_and(|i| i < bound) {
-                return Err(Error::Index { op, index, bound });
+        // SAFETY: the verb's check found the view's elements in bounds.
+        unsafe {
+            if !all_below(indices, walk.at[0], [n, bound], step) {
+                let mut all = (0..n as isize).map(|i| indices.get(walk.at[0] + i * step));
+                let index = all.find(|&i| !usize::try_from(i).is_ok_and(|i| i < bound));
+                return Err(Error::Index { op, index: index.unwrap_or(-1), bound });
             }
         }
         walk.step();
@@ -52,47 +53,107 @@ fn check(op: &'static str, view: &View, bound: usize) -> Result<Integers> {
 /// # Errors
 /// `Index` for an index outside the axis, before anything is written; `Shape` for views outside
 /// host memory.
-pub fn gather(v: &Gather) -> Result<()> {
+pub fn gather(isa: Isa, v: &Gather) -> Result<()> {
     debug_assert_eq!(v.x.dtype, v.out.dtype);
     if v.out.is_empty() {
         return Ok(());
     }
-    match v.out.dtype {
-        DType::F32 | DType::I32 | DType::U32 => gather_as::<u32>(v),
-        DType::F16 | DType::BF16 => gather_as::<u16>(v),
-        DType::U8 | DType::I8 => gather_as::<u8>(v),
+    match v.out.dtype.size() {
+        4 => gather_as::<u32>(isa, v),
+        2 => gather_as::<u16>(isa, v),
+        _ => gather_as::<u8>(isa, v),
     }
 }
 
-fn gather_as<T: Copy>(v: &Gather) -> Result<()> {
+fn gather_as<T: Copy>(isa: Isa, v: &Gather) -> Result<()> {
     let (x, out) = (pointer::<T>("gather", &v.x)?, pointer::<T>("gather", &v.out)?);
     let index = check("gather", &v.index, v.x.shape()[v.axis])?;
     let (shape, x_strides) = (v.out.shape(), v.x.layout.strides());
     let (along, fixed) = (x_strides[v.axis], held(x_strides, v.axis));
     let strides = [v.out.layout.strides(), v.index.layout.strides(), &fixed];
     let cut = if picks_slices(&v.index, v.axis) { v.axis + 1 } else { shape.len() };
-    let outer = Nest::new(&shape[..cut], strides.map(|s| &s[..cut]));
+    let mut outer = Nest::new(&shape[..cut], strides.map(|s| &s[..cut]));
+    let (rows, row_step) = outer.pop();
     let mut slices = Nest::new(&shape[cut..], [strides[0], strides[2]].map(|s| &s[cut..]));
     let slice_len = slices.len();
     let (n, step) = slices.pop();
-    split(outer.len(), slice_len, |range| {
-        let mut walk = outer.walk(range.start);
-        for _ in range {
-            let [to, at, from] = walk.at;
-            // SAFETY: `check` found the index inside the axis, so that both slices lie in views
-            // that the verb's check found in bounds; `out` overlaps neither itself nor an input.
-            unsafe {
-                let from = from + index.get(at) as isize * along;
-                let mut inner = slices.walk(0);
-                for _ in 0..slices.len() {
-                    copy_run(x.at(from + inner.at[1]), out.at(to + inner.at[0]), n, step);
-                    inner.step();
-                }
-            }
-            walk.step();
-        }
+    split(outer.len() * rows, slice_len, |range| {
+        let (outer, slices) = (&outer, &slices);
+        isa.run(Pick { x, index, out, along, outer, rows, row_step, slices, n, step, range });
     });
     Ok(())
+}
+
+struct Pick<'a, T> {
+    x: Shared<T>,
+    index: Integers,
+    out: Shared<T>,
+    /// Step of `x` along the axis.
+    along: isize,
+    /// The loops over `out`, the index and the part of `x` that is not picked.
+    outer: &'a Nest<3>,
+    /// The innermost of them.
+    rows: usize,
+    row_step: [isize; 3],
+    /// The loops around a run of a slice, over `out` and `x`.
+    slices: &'a Nest<2>,
+    /// Length of a run.
+    n: usize,
+    /// Steps of `out` and `x` within a run.
+    step: [isize; 2],
+    range: Range<usize>,
+}
+
+impl<T: Copy> Kernel for Pick<'_, T> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut walk = self.outer.walk(self.range.start / self.rows);
+        let (mut row, mut left) = (self.range.start % self.rows, self.range.len());
+        while left > 0 {
+            let mut at = walk.at;
+            for (at, step) in at.iter_mut().zip(self.row_step) {
+                *at += row as isize * step;
+            }
+            while row < self.rows && left > 0 {
+                // SAFETY: the loops visit elements of views that the verb's check found in bounds.
+                unsafe { self.slice(s, at) };
+                for (at, step) in at.iter_mut().zip(self.row_step) {
+                    *at += step;
+                }
+                (row, left) = (row + 1, left - 1);
+            }
+            row = 0;
+            walk.step();
+        }
+    }
+}
+
+impl<T: Copy> Pick<'_, T> {
+    /// Copies the slice that the index at `at` names.
+    ///
+    /// # Safety
+    /// The offsets (of `out`, the index and the part of `x` that is not picked) are of elements
+    /// that exist.
+    #[inline(always)]
+    unsafe fn slice<S: Simd>(&self, s: S, [to, at, from]: [isize; 3]) {
+        let Self { x, out, n, step, slices, .. } = self;
+        // SAFETY: `check` found the index inside the axis, so that both slices lie in views that
+        // the verb's check found in bounds; `out` overlaps neither itself nor an input.
+        unsafe {
+            let from = from + self.index.get(at) as isize * self.along;
+            if slices.rank == 0 {
+                return copy_run(s, x.at(from), out.at(to), *n, *step);
+            }
+            let mut inner = slices.walk(0);
+            for _ in 0..slices.len() {
+                let [i, j] = inner.at;
+                copy_run(s, x.at(from + j), out.at(to + i), *n, *step);
+                inner.step();
+            }
+        }
+    }
 }
 
 /// Copies `n` elements; `step` is that of the target and of the source.
@@ -100,13 +161,13 @@ fn gather_as<T: Copy>(v: &Gather) -> Result<()> {
 /// # Safety
 /// All elements exist, and those of `to` are apart from those of `from`.
 #[inline(always)]
-unsafe fn copy_run<T: Copy>(from: *const T, to: *mut T, n: usize, step: [isize; 2]) {
+unsafe fn copy_run<S: Simd, T: Copy>(s: S, from: *const T, to: *mut T, n: usize, step: [isize; 2]) {
     // SAFETY: the caller's promise.
     unsafe {
         if n == 1 {
             to.write(from.read());
         } else if step == [1, 1] {
-            to.copy_from_nonoverlapping(from, n);
+            copy_bytes(s, from.cast(), to.cast(), n * size_of::<T>());
         } else {
             for i in 0..n as isize {
                 let v = from.wrapping_offset(i * step[1]).read();

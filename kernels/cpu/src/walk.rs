@@ -1,5 +1,6 @@
 //! Where the elements of operands lie in host memory, and how the work over them is split.
 
+use crate::simd::Simd;
 use rayon::prelude::*;
 use starling_api::{DType, Error, HostStorage, MAX_RANK, Result, View};
 use std::ops::Range;
@@ -27,13 +28,18 @@ impl<T> Shared<T> {
     }
 }
 
-/// The first element of a view in host memory.
-pub(crate) fn pointer<T>(op: &'static str, view: &View) -> Result<Shared<T>> {
-    debug_assert_eq!(size_of::<T>(), view.dtype.size());
+/// The first byte of the first element of a view in host memory.
+pub(crate) fn first_byte(op: &'static str, view: &View) -> Result<Shared<u8>> {
     let Some(start) = HostStorage::of(view) else {
         return Err(Error::shape(op, "an operand is not in host memory: copy it there first"));
     };
-    Ok(Shared(start.cast::<T>().wrapping_add(view.layout.offset())))
+    Ok(Shared(start.wrapping_add(view.layout.offset() * view.dtype.size())))
+}
+
+/// The first element of a view in host memory.
+pub(crate) fn pointer<T>(op: &'static str, view: &View) -> Result<Shared<T>> {
+    debug_assert_eq!(size_of::<T>(), view.dtype.size());
+    Ok(Shared(first_byte(op, view)?.0.cast()))
 }
 
 /// The first element of an f32 view.
@@ -54,10 +60,8 @@ pub(crate) fn workspace(
         return Ok(Shared(std::ptr::null_mut()));
     }
     let fits = |w: &&View| w.layout.is_contiguous() && w.len() * w.dtype.size() >= bytes;
-    let start = view.filter(fits).and_then(|w| {
-        let start = HostStorage::of(w)?.wrapping_add(w.layout.offset() * w.dtype.size());
-        Some(start.cast::<f32>()).filter(|p| p.is_aligned())
-    });
+    let start = view.filter(fits).and_then(|w| first_byte(op, w).ok());
+    let start = start.map(|start| start.0.cast::<f32>()).filter(|p| p.is_aligned());
     let message = || format!("the workspace must be {bytes} aligned bytes of host memory");
     start.map(Shared).ok_or_else(|| Error::shape(op, message()))
 }
@@ -87,6 +91,56 @@ impl Integers {
         // SAFETY: the caller promises that the element exists.
         let word = unsafe { self.start.at(offset).read() };
         if self.signed { (word as i32).into() } else { word.into() }
+    }
+}
+
+/// True when all of `n` indices, `step` apart, lie in `0..bound`.
+///
+/// # Safety
+/// There are such elements behind `offset`.
+pub(crate) unsafe fn all_below(
+    indices: Integers,
+    offset: isize,
+    [n, bound]: [usize; 2],
+    step: isize,
+) -> bool {
+    // As words, negative numbers lie above every bound.
+    let bound = bound.min(if indices.signed { 1 << 31 } else { 1 << 32 }) as u64;
+    let start = indices.start.at(offset);
+    if step == 1 {
+        // SAFETY: the caller's promise.
+        let words = unsafe { std::slice::from_raw_parts(start, n) };
+        return u64::from(words.iter().fold(0, |top, &w| w.max(top))) < bound || n == 0;
+    }
+    // SAFETY: the caller's promise.
+    let word = |i| unsafe { start.wrapping_offset(i * step).read() };
+    (0..n as isize).all(|i| u64::from(word(i)) < bound)
+}
+
+/// Copies bytes with a few vector moves, or by the C library where that call pays.
+///
+/// # Safety
+/// `bytes` bytes are readable at `from` and writable at `to`, and the two are apart.
+#[inline(always)]
+pub(crate) unsafe fn copy_bytes<S: Simd>(s: S, from: *const u8, to: *mut u8, bytes: usize) {
+    let (n, lanes) = (bytes / 4, S::LANES);
+    if !bytes.is_multiple_of(4) || n < lanes || bytes > 2048 {
+        // SAFETY: the caller's promise.
+        unsafe { to.copy_from_nonoverlapping(from, bytes) };
+        return;
+    }
+    let (from, to) = (from.cast::<u32>(), to.cast::<u32>());
+    let mut i = 0;
+    // SAFETY: every register ends at or before the last word.
+    unsafe {
+        while i + lanes <= n {
+            s.ustore(to.add(i), s.uload(from.add(i)));
+            i += lanes;
+        }
+        // The last register overlaps the one before.
+        if i < n {
+            s.ustore(to.add(n - lanes), s.uload(from.add(n - lanes)));
+        }
     }
 }
 

@@ -75,29 +75,46 @@ impl Kernel for Forward<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for r in self.rows {
-            // SAFETY: `r` is one of the rows that the verb's check found in bounds, its target is
-            // a class (see `Targets::new`), and no other task writes this row's results. The stage
-            // was asked for when the logits are not dense.
+        let Self { logits, targets, rows, .. } = self;
+        for first in rows.clone().step_by(GROUP) {
+            let count = GROUP.min(rows.end - first);
+            let (mut tops, mut sums, mut wanted) = ([0f32; GROUP], [1f32; GROUP], [0f32; GROUP]);
+            // SAFETY: each `r` is one of the rows that the verb's check found in bounds, its
+            // target is a class (see `Targets::new`), and no other task writes this row's
+            // results. The stage was asked for when the logits are not dense.
             unsafe {
-                let x = self.logits.read(r, self.stage.0);
-                let (top, log) = log_sum_exp(s, x, self.logits.n);
-                self.lse.row(r).write(top + log);
-                // Summed in this order, the loss keeps its digits when the logits are large.
-                let loss = self.targets.class(r).map_or(0.0, |t| (top - x.add(t).read()) + log);
-                self.losses.row(r).write(loss);
+                for i in 0..count {
+                    let x = logits.read(first + i, self.stage.0);
+                    (tops[i], sums[i]) = exponentials(s, x, logits.n);
+                    wanted[i] = targets.class(first + i).map_or(0.0, |t| x.add(t).read());
+                }
+                let logs = sums.as_mut_ptr();
+                sweep!(count, |i, _u, span| {
+                    let p = logs.add(i);
+                    span.store(s, p, s.log(span.load(s, p)));
+                });
+                for i in 0..count {
+                    let (r, top, log) = (first + i, tops[i], sums[i]);
+                    self.lse.row(r).write(if top.is_infinite() { top } else { top + log });
+                    // Summed in this order, the loss keeps its digits when the logits are large.
+                    let loss = (top - wanted[i]) + log;
+                    self.losses.row(r).write(if targets.class(r).is_some() { loss } else { 0.0 });
+                }
             }
         }
     }
 }
 
-/// `(m, log(sum(exp(x - m))))` with `m = max(x)`, block by block, so that memory is read once. An
-/// infinite `m` is the result itself, with a logarithm of 0.
+/// Rows whose logarithms are taken together.
+const GROUP: usize = 16;
+
+/// `(m, sum(exp(x - m)))` with `m = max(x)`, block by block, so that memory is read once. An
+/// infinite `m` is the log-sum-exp itself.
 ///
 /// # Safety
 /// `x .. x + n` is readable.
 #[inline(always)]
-unsafe fn log_sum_exp<S: Simd>(s: S, x: *const f32, n: usize) -> (f32, f32) {
+unsafe fn exponentials<S: Simd>(s: S, x: *const f32, n: usize) -> (f32, f32) {
     let (mut top, mut sum) = (f32::NEG_INFINITY, 0f64);
     for at in (0..n).step_by(BLOCK) {
         let len = BLOCK.min(n - at);
@@ -115,7 +132,7 @@ unsafe fn log_sum_exp<S: Simd>(s: S, x: *const f32, n: usize) -> (f32, f32) {
         // SAFETY: the block lies in the row.
         sum += f64::from(unsafe { exp_sum(s, x, len, top) });
     }
-    if top.is_infinite() { (top, 0.0) } else { (top, lane(s, s.log(s.lit(sum)))) }
+    (top, sum as f32)
 }
 
 /// `d_logits = d_loss * (exp(logits - lse) - (class == target))`, 0 where the target is ignored.
@@ -185,12 +202,12 @@ unsafe fn backward_row<S: Simd>(
 ) {
     // SAFETY: the target and the sweep stay below `n`.
     unsafe {
-        let wanted = lane(s, s.expm1(splat(s, x.add(target).read() - lse))) * scale;
-        let (lse, scale) = (splat(s, lse), splat(s, scale));
+        let (lse, scales) = (splat(s, lse), splat(s, scale));
         sweep!(n, |i, _u, span| {
             let p = s.exp(s.sub(span.load(s, x.add(i)), lse));
-            span.store(s, y.add(i), s.mul(p, scale));
+            span.store(s, y.add(i), s.mul(p, scales));
         });
-        y.add(target).write(wanted);
+        let wanted = y.add(target);
+        wanted.write(wanted.read() - scale);
     }
 }
