@@ -1,7 +1,8 @@
 //! Monomorphised kernels: one loop for a whole program, found by its hash.
 //!
 //! They are made from the definitions themselves, so no formula is written again, and have the same
-//! bits as the interpreter: a test asserts it.
+//! bits as the interpreter: a test asserts it. Each costs compile time on every instruction set, so
+//! there is one for what networks spend their time in; all else is interpreted.
 
 use super::fold::{Fold, Folded};
 use super::steps::Loc;
@@ -189,11 +190,16 @@ pub(crate) struct Table(HashMap<u64, (Program, Fixed)>);
 impl Table {
     fn new() -> Self {
         let mut table = Self(HashMap::new());
-        table.methods();
-        table.biased::<defs::Relu>();
-        table.biased::<defs::Gelu>();
-        table.biased::<defs::GeluTanh>();
-        table.biased::<defs::Silu>();
+        table.activation::<defs::Relu>();
+        table.activation::<defs::Gelu>();
+        table.activation::<defs::GeluTanh>();
+        table.activation::<defs::Silu>();
+        table.activation::<defs::Sigmoid>();
+        table.activation::<defs::Tanh>();
+        table.plain::<defs::Add>();
+        table.plain::<defs::Sub>();
+        table.plain::<defs::Mul>();
+        table.plain::<defs::Div>();
         table.update::<defs::Sgd>(3);
         table.update::<defs::Adam>(4);
         table.update::<defs::Adamw>(4);
@@ -213,6 +219,13 @@ impl Table {
         let d = D::DEFINITION;
         let leaves: Vec<Op> = (0..d.tensors.len()).map(|i| Op::Input(i as u16)).collect();
         self.put::<Plain<D>>(d.program(&d.default_scalars()), &leaves);
+    }
+
+    /// What layers do with an activation: apply it, alone or after a bias, and go back through it.
+    fn activation<D: Unit>(&mut self) {
+        self.plain::<D>();
+        self.slope::<D>();
+        self.biased::<D>();
     }
 
     /// `g * f'(x)` for either order of the inputs and of their appearance.
@@ -278,25 +291,6 @@ fn standalone(f: impl FnOnce(&RefCell<Builder>) -> Vec<NodeId>) -> Program {
     builder.into_inner().finish(&outputs)
 }
 
-/// Kernels of every definition that has a tensor method, and of the slopes of those with one
-/// tensor.
-macro_rules! register {
-    ($({ [$($doc:literal)*] $name:ident $ty:ident ($($x:ident),*) ($($s:ident),*) })*) => {
-        $(impl Unit for defs::$ty {
-            const UNIT: Self = defs::$ty;
-        })*
-        impl Table {
-            fn methods(&mut self) {
-                $(self.plain::<defs::$ty>();
-                register!(@slope self $ty ($($x),*));)*
-            }
-        }
-    };
-    (@slope $table:ident $ty:ident ($x:ident)) => { $table.slope::<defs::$ty>() };
-    (@slope $table:ident $ty:ident ($($x:ident),*)) => {};
-}
-starling_ops::for_each_method!(register);
-
 macro_rules! units {
     ($($ty:ident)*) => {
         $(impl Unit for defs::$ty {
@@ -304,7 +298,7 @@ macro_rules! units {
         })*
     };
 }
-units! { Sgd Adam Adamw }
+units! { Relu Gelu GeluTanh Silu Sigmoid Tanh Add Sub Mul Div Sgd Adam Adamw }
 
 #[cfg(test)]
 impl Table {
