@@ -1,12 +1,15 @@
 //! Reusable working memory: one stack of grow-only buffers a thread, so that kernels allocate
 //! nothing in the steady state.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::RefCell;
 use std::ptr::NonNull;
 
 /// Cache line of every machine that matters, and the widest register.
 const ALIGN_BYTES: usize = 64;
+/// Larger buffers lie in huge pages where the system has them: panels are read once per tile, and
+/// small pages would cost a translation every few lines.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// Buffers grow in steps of this many numbers (64 KiB).
 const STEP: usize = 16 * 1024;
 
@@ -21,19 +24,46 @@ impl Buffer {
 
     fn layout(len: usize) -> Layout {
         let bytes = len.checked_mul(size_of::<f32>());
-        let layout = bytes.and_then(|bytes| Layout::from_size_align(bytes, ALIGN_BYTES).ok());
+        let layout = bytes.and_then(|bytes| {
+            let huge = bytes >= HUGE_PAGE_BYTES / 2;
+            let align = if huge { HUGE_PAGE_BYTES } else { ALIGN_BYTES };
+            Some(Layout::from_size_align(bytes, align).ok()?.pad_to_align())
+        });
         layout.expect("scratch of less than isize::MAX bytes")
     }
 
     fn new(len: usize) -> Buffer {
         let layout = Self::layout(len);
         // SAFETY: `with_scratch` asks for at least `STEP` numbers, so the size is not 0.
-        let start = unsafe { alloc_zeroed(layout) }.cast::<f32>();
+        let start = unsafe { alloc(layout) }.cast::<f32>();
         match NonNull::new(start) {
-            Some(start) => Buffer { start, len },
+            Some(start) => {
+                if layout.align() == HUGE_PAGE_BYTES {
+                    // Before the first touch: that is when pages are chosen.
+                    ask_for_huge_pages(start, layout.size());
+                }
+                // SAFETY: the allocation holds this many bytes.
+                unsafe { start.cast::<u8>().write_bytes(0, layout.size()) };
+                Buffer { start, len }
+            }
             None => handle_alloc_error(layout),
         }
     }
+}
+
+/// Advises the system; nothing depends on whether it follows.
+fn ask_for_huge_pages(start: NonNull<f32>, bytes: usize) {
+    #[cfg(target_os = "linux")]
+    {
+        unsafe extern "C" {
+            fn madvise(start: *mut std::ffi::c_void, bytes: usize, advice: i32) -> i32;
+        }
+        const MADV_HUGEPAGE: i32 = 14;
+        // SAFETY: the range is one allocation of whole pages; the advice changes no contents.
+        unsafe { madvise(start.as_ptr().cast(), bytes, MADV_HUGEPAGE) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (start, bytes);
 }
 
 impl Drop for Buffer {

@@ -48,7 +48,7 @@ pub(crate) struct Tile {
 
 /// Asks for the cache line of `p`; any address will do.
 #[inline(always)]
-fn prefetch(p: *const f32) {
+pub(super) fn prefetch(p: *const f32) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: SSE is part of x86-64 and a prefetch of any address has no effect but on caches.
     unsafe {
@@ -120,44 +120,47 @@ pub(crate) unsafe fn micro<S: Simd, const MR: usize, const NRV: usize, const PAC
         b = b.wrapping_offset(b_step);
     }
     // SAFETY: the caller promises C.
-    unsafe { store::<S, MR, NRV>(s, t, &acc) }
+    unsafe { store::<S, MR, NRV>(s, t, acc) }
 }
 
 /// `C = alpha * acc + beta * C`.
 ///
 /// # Safety
 /// As [`micro`] of C.
+#[allow(clippy::needless_range_loop, reason = "tiles are indexed, registers are fixed")]
 #[inline(always)]
 unsafe fn store<S: Simd, const MR: usize, const NRV: usize>(
     s: S,
     t: &Tile,
-    acc: &[[S::V; NRV]; MR],
+    mut acc: [[S::V; NRV]; MR],
 ) {
     let last = t.cols - (NRV - 1) * S::LANES;
-    let alpha = s.lit(f64::from(t.alpha));
-    let beta = s.lit(f64::from(t.beta));
-    for (i, acc) in acc.iter().enumerate() {
-        let row = t.c.wrapping_offset(i as isize * t.c_row);
-        for (j, &sum) in acc.iter().enumerate() {
-            let p = row.wrapping_add(j * S::LANES);
-            let mut out = s.mul(alpha, sum);
-            if j + 1 < NRV || last == S::LANES {
-                // SAFETY: the caller promises this register of C.
-                unsafe {
-                    if t.beta != 0.0 {
-                        out = s.fma(beta, s.load(p), out);
-                    }
-                    s.store(p, out);
-                }
-            } else {
-                // SAFETY: the caller promises `last` numbers of C.
-                unsafe {
-                    if t.beta != 0.0 {
-                        out = s.fma(beta, s.load_first(p, last), out);
-                    }
-                    s.store_first(p, last, out);
-                }
+    let whole = |j: usize| j + 1 < NRV || last == S::LANES;
+    let at =
+        |i: usize, j: usize| t.c.wrapping_offset(i as isize * t.c_row).wrapping_add(j * S::LANES);
+    let (alpha, beta) = (s.lit(f64::from(t.alpha)), s.lit(f64::from(t.beta)));
+    for i in 0..MR {
+        for j in 0..NRV {
+            acc[i][j] = s.mul(alpha, acc[i][j]);
+        }
+    }
+    // All loads before the first store: rows of C whose distance is a multiple of 4096 bytes look
+    // the same to the memory pipeline, and a load would wait for the store of the row before.
+    if t.beta != 0.0 {
+        for i in 0..MR {
+            for j in 0..NRV {
+                let p = at(i, j);
+                // SAFETY: the caller promises this register of C, or its first `last` numbers.
+                let old = unsafe { if whole(j) { s.load(p) } else { s.load_first(p, last) } };
+                acc[i][j] = s.fma(beta, old, acc[i][j]);
             }
+        }
+    }
+    for i in 0..MR {
+        for j in 0..NRV {
+            let (p, out) = (at(i, j), acc[i][j]);
+            // SAFETY: the caller promises this register of C, or its first `last` numbers.
+            unsafe { if whole(j) { s.store(p, out) } else { s.store_first(p, last, out) } }
         }
     }
 }

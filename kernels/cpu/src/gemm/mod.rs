@@ -7,11 +7,15 @@
 
 pub(crate) mod block;
 mod driver;
+mod item;
 pub(crate) mod micro;
 pub(crate) mod pack;
+mod plan;
 mod table;
+mod thin;
 
 use crate::isa::Isa;
+use item::Items;
 use rayon::prelude::*;
 
 /// A matrix that is read: element (i, j) at `ptr[i * row_stride + j * col_stride]`.
@@ -108,15 +112,17 @@ pub unsafe fn gemm(isa: Isa, g: &Gemm<'_>) {
     let spread = threads > 1 && item_work * g.batch as f64 > table::PARALLEL_WORK;
     let by_item = g.batch >= 4 * threads || item_work < 2.0 * table::PARALLEL_WORK;
     if spread && g.batch > 1 && by_item {
+        let items = Items::new(isa, g, 1);
         let items_a_task = (table::TASK_WORK / item_work).ceil() as usize;
         (0..g.batch).into_par_iter().with_min_len(items_a_task.clamp(1, g.batch)).for_each(|i| {
             // SAFETY: item `i` of what the caller promises.
-            unsafe { driver::item(isa, g, i, 1) }
+            unsafe { items.run(i) }
         });
         return;
     }
+    let items = Items::new(isa, g, if spread { threads } else { 1 });
     for i in 0..g.batch {
         // SAFETY: item `i` of what the caller promises.
-        unsafe { driver::item(isa, g, i, if spread { threads } else { 1 }) }
+        unsafe { items.run(i) }
     }
 }

@@ -1,11 +1,16 @@
 //! Packing: a strip of A's rows or B's columns becomes a panel that the micro-kernel reads from
 //! front to back.
 
+use super::micro::prefetch;
 use crate::isa::Kernel;
 use crate::simd::Simd;
 
 /// Lanes of the widest register.
 const MAX_LANES: usize = 16;
+/// Rows between the one that is copied and the one that is prefetched.
+const AHEAD: isize = 16;
+/// Most panels that are packed together.
+const TOGETHER: usize = 4;
 
 /// A strip of `count` rows of A (or columns of B) and its panel:
 /// `dst[p * width + i] = src[i * across + p * along]`, zero for `count <= i < width`.
@@ -36,7 +41,7 @@ pub(crate) unsafe fn pack<S: Simd>(s: S, strip: &Strip) {
     // SAFETY: the caller's promise is handed on.
     unsafe {
         if strip.across == 1 {
-            rows_of_panel(s, strip);
+            rows_of_panels(s, strip, 1);
         } else if strip.along == 1 && S::LANES > 1 {
             transposed(s, strip);
         } else {
@@ -48,25 +53,34 @@ pub(crate) unsafe fn pack<S: Simd>(s: S, strip: &Strip) {
     }
 }
 
-/// The strip's rows are rows of the panel: copies.
+/// The strip's rows are rows of the panel: copies. `panels` strips that lie beside each other are
+/// packed together, because longer runs of the source are read faster.
 ///
 /// # Safety
-/// As [`pack`].
+/// As [`pack`], for each of the strips.
 #[inline(always)]
-unsafe fn rows_of_panel<S: Simd>(s: S, strip: &Strip) {
+unsafe fn rows_of_panels<S: Simd>(s: S, strip: &Strip, panels: usize) {
     let whole = strip.count - strip.count % S::LANES;
     for p in 0..strip.k {
         let src = strip.src.wrapping_offset(p as isize * strip.along);
-        let dst = strip.dst.wrapping_add(p * strip.width);
-        // SAFETY: the row holds `count` numbers in the source and at least that in the panel.
-        unsafe {
-            for i in (0..whole).step_by(S::LANES) {
-                s.store(dst.add(i), s.load(src.add(i)));
-            }
-            if whole < strip.count {
-                let rest = strip.count - whole;
-                let v = s.load_first(src.add(whole), rest);
-                s.store_first(dst.add(whole), rest, v);
+        // The hardware does not follow rows that lie pages apart.
+        let ahead = src.wrapping_offset(AHEAD * strip.along);
+        for i in (0..strip.count * panels).step_by(MAX_LANES) {
+            prefetch(ahead.wrapping_add(i));
+        }
+        for panel in 0..panels {
+            let src = src.wrapping_add(panel * strip.count);
+            let dst = strip.dst.wrapping_add((panel * strip.k + p) * strip.width);
+            // SAFETY: the row holds `count` numbers in the source and at least that in the panel.
+            unsafe {
+                for i in (0..whole).step_by(S::LANES) {
+                    s.store(dst.add(i), s.load(src.add(i)));
+                }
+                if whole < strip.count {
+                    let rest = strip.count - whole;
+                    let v = s.load_first(src.add(whole), rest);
+                    s.store_first(dst.add(whole), rest, v);
+                }
             }
         }
     }
@@ -154,7 +168,21 @@ impl Kernel for Pack {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Strip { count, width, .. } = self.strip;
-        for start in (0..count).step_by(width) {
+        let mut start = 0;
+        while start < count {
+            let beside = ((count - start) / width).min(TOGETHER);
+            if self.strip.across == 1 && beside > 1 {
+                let strips = Strip {
+                    src: self.strip.src.wrapping_add(start),
+                    count: width,
+                    dst: self.strip.dst.wrapping_add(start * self.strip.k),
+                    ..self.strip
+                };
+                // SAFETY: the one who makes a `Pack` promises the whole strip.
+                unsafe { rows_of_panels(s, &strips, beside) }
+                start += beside * width;
+                continue;
+            }
             let count = width.min(count - start);
             let panel = Strip {
                 src: self.strip.src.wrapping_offset(start as isize * self.strip.across),
@@ -165,6 +193,7 @@ impl Kernel for Pack {
             };
             // SAFETY: the one who makes a `Pack` promises the whole strip.
             unsafe { pack(s, &panel) }
+            start += width;
         }
     }
 }

@@ -8,6 +8,15 @@ pub(super) const PARALLEL_WORK: f64 = 1e6;
 /// Multiply-adds that a task of a batch should have.
 pub(super) const TASK_WORK: f64 = 5e5;
 
+/// Most rows of a product whose B has adjacent columns that `thin` takes.
+pub(super) const THIN_ROWS: usize = 4;
+/// Most rows of a product whose B has adjacent rows that `thin` takes: packing B would transpose it.
+pub(super) const THIN_DOTS: usize = 32;
+/// Sums of one task of `thin`: 16 KiB, half of a small L1.
+pub(super) const THIN_SUMS: usize = 4096;
+/// Columns of a task of `thin` are a multiple of this.
+pub(super) const THIN_COLS: usize = 48;
+
 /// Multiply-adds of a product.
 pub(super) fn work(m: usize, n: usize, k: usize) -> f64 {
     m as f64 * n as f64 * k.max(1) as f64

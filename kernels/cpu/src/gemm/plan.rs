@@ -1,0 +1,80 @@
+//! How one packed product is cut into blocks and tasks.
+
+use super::item::Item;
+use super::table::Blocking;
+
+/// How an item is cut.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    pub table: Blocking,
+    /// Height of A's panels.
+    pub panel: usize,
+    /// Length of k-blocks.
+    pub kc: usize,
+    /// Rows of a task: a multiple of `panel`.
+    pub mc: usize,
+    /// Columns of a task: a multiple of the tile's width.
+    pub nc_task: usize,
+    /// Columns of the packed B: a multiple of `nc_task`.
+    pub nc: usize,
+    pub pack_a: PackA,
+    pub pack_b: bool,
+}
+
+/// Who packs A.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PackA {
+    /// Nobody: the micro-kernel reads A where it is.
+    Never,
+    /// Each task its own block.
+    ByTask,
+    /// All blocks of a group in the first phase.
+    Shared,
+}
+
+impl Plan {
+    pub(super) fn new(item: &Item<'_>) -> Plan {
+        let table = Blocking::of(item.isa);
+        let (m, n, k, threads) = (item.m, item.n, item.k, item.threads);
+        let panel = table.panel_rows(m);
+        let (panels_m, panels_n) = (m.div_ceil(panel), n.div_ceil(table.nr));
+        let most = (table.mc / panel).max(1);
+        let mut blocks_m = panels_m.div_ceil(most);
+        let mut blocks_n = 1;
+        let wanted = if threads == 1 { 1 } else { 4 * threads };
+        if blocks_m < wanted {
+            // Shorter blocks, but at least 4 panels; then narrower ones, at least 2.
+            blocks_m = wanted.min(panels_m.div_ceil(4)).max(blocks_m);
+            blocks_n = wanted.div_ceil(blocks_m).min(panels_n.div_ceil(2));
+        }
+        let nc_whole = n.min(table.nc);
+        let nc_task = nc_whole.div_ceil(blocks_n).next_multiple_of(table.nr);
+        let (direct_a, direct_b) = direct(&table, item);
+        Plan {
+            table,
+            panel,
+            kc: table.k_block(k),
+            mc: panels_m.div_ceil(blocks_m) * panel,
+            nc_task,
+            nc: nc_task * nc_whole.div_ceil(nc_task),
+            pack_a: match (direct_a, blocks_n) {
+                (true, _) => PackA::Never,
+                (false, 1) => PackA::ByTask,
+                (false, _) => PackA::Shared,
+            },
+            pack_b: !direct_b,
+        }
+    }
+}
+
+/// Whether the micro-kernel reads A and B where they are. Packing pays when a panel is used often,
+/// or when its lines would fall into few sets of L1: distances that are multiples of 4096 bytes.
+fn direct(table: &Blocking, g: &Item<'_>) -> (bool, bool) {
+    let crowded = |stride: isize| stride != 0 && stride % 1024 == 0;
+    let few_uses = if crowded(g.a.row_stride) { g.n <= 128 } else { g.n <= 512 };
+    let direct_a = few_uses && (g.a.row_stride == 1 || g.a.col_stride == 1 || g.n <= 2 * table.nr);
+    let few_uses = if crowded(g.b.row_stride) { g.m <= 2 * table.mr } else { g.m <= 256 };
+    // Whole registers are read, so the last columns must fill one.
+    let direct_b = few_uses && g.b.col_stride == 1 && g.n.is_multiple_of(table.lanes);
+    (direct_a, direct_b)
+}
