@@ -48,7 +48,7 @@ pub(crate) struct Tile {
 
 /// Asks for the cache line of `p`; any address will do.
 #[inline(always)]
-pub(super) fn prefetch(p: *const f32) {
+pub(crate) fn prefetch(p: *const f32) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: SSE is part of x86-64 and a prefetch of any address has no effect but on caches.
     unsafe {
@@ -63,7 +63,7 @@ pub(super) fn prefetch(p: *const f32) {
 /// # Safety
 /// `MR` numbers at distances `a_row` from `a` and `NRV` registers from `b` are readable.
 #[inline(always)]
-unsafe fn step<S: Simd, const MR: usize, const NRV: usize>(
+pub(crate) unsafe fn step<S: Simd, const MR: usize, const NRV: usize>(
     s: S,
     a: *const f32,
     a_row: isize,

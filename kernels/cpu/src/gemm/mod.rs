@@ -5,7 +5,6 @@
 //! panels for the one micro-kernel of `micro`. Every path adds in an order that depends on the
 //! shape, the strides and the instruction set alone, so that the number of threads changes no bit.
 
-pub(crate) mod block;
 mod driver;
 mod item;
 pub(crate) mod micro;
