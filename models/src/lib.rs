@@ -2,6 +2,8 @@
 
 mod generate;
 pub mod gpt2;
+mod text;
 
 pub use generate::{Choice, generate};
 pub use gpt2::{Config, Gpt2};
+pub use text::check_byte_tokens;

@@ -45,16 +45,19 @@ impl Schedule {
         self.last + (self.peak - self.last) * 0.5 * (1.0 + cosine)
     }
 
-    /// Refuses rates that are no finite number of at least 0.
+    /// Refuses rates that are no finite numbers, a peak of 0 and a negative last rate.
     ///
     /// # Errors
     /// [`Error::Invalid`].
     pub fn check(&self) -> Result<()> {
-        for rate in [self.peak, self.last] {
-            if !rate.is_finite() || rate < 0.0 {
-                let message = format!("the learning rate is {rate} and must be a number above 0");
-                return Err(Error::invalid(message));
-            }
+        let peak = self.peak;
+        if !peak.is_finite() || peak <= 0.0 {
+            let message = format!("the learning rate is {peak} and must be a number above 0");
+            return Err(Error::invalid(message));
+        }
+        if !self.last.is_finite() || self.last < 0.0 {
+            let message = format!("the last learning rate is {} and must be at least 0", self.last);
+            return Err(Error::invalid(message));
         }
         Ok(())
     }
@@ -80,6 +83,7 @@ mod tests {
     fn rates_that_are_no_numbers_are_refused() {
         assert!(Schedule::constant(f64::NAN).check().is_err());
         assert!(Schedule::constant(-1.0).check().is_err());
+        assert!(Schedule::constant(0.0).check().is_err());
         assert!(Schedule::constant(f64::INFINITY).check().is_err());
         assert!(Schedule::constant(1e-3).check().is_ok());
     }

@@ -1,0 +1,56 @@
+//! How the tests start the command.
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The command with arguments, without the caller's environment variables that change it.
+pub fn starling(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_starling"));
+    command.args(args).env_remove("RAYON_NUM_THREADS").env("RUST_BACKTRACE", "1");
+    command
+}
+
+/// A training of a small model into `run`.
+pub fn train_command(run: &Path, args: &[&str]) -> Command {
+    let mut command = starling(&["train", "--preset", "tiny", "--batch", "4", "--seq", "32"]);
+    command.args(args).arg("--out").arg(run);
+    command
+}
+
+/// Runs a training of a small model into `run`.
+pub fn train(run: &Path, args: &[&str]) -> Output {
+    train_command(run, args).output().unwrap()
+}
+
+/// Asserts that the command ends with the user's error: exit code 2, one sentence on the standard
+/// error that holds all of `words`, and no trace.
+pub fn user_error(command: &mut Command, words: &[&str]) {
+    let out = command.output().unwrap();
+    let text = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(2), "{command:?}: {text}");
+    for word in words {
+        assert!(text.contains(word), "{command:?}: {word:?} is missing in {text:?}");
+    }
+    assert!(!text.contains("panicked") && !text.contains("backtrace"), "{text}");
+    let errors = text.lines().filter(|l| l.starts_with("error:")).count();
+    assert_eq!(errors, 1, "{text}");
+}
+
+/// A file with some content.
+pub fn text_file(dir: &Path, name: &str, content: &[u8]) -> PathBuf {
+    let path = dir.join(name);
+    std::fs::write(&path, content).unwrap();
+    path
+}
+
+/// The novel that the command carries.
+pub fn novel() -> Vec<u8> {
+    std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../data/pride_and_prejudice.txt")).unwrap()
+}
+
+/// Every line as JSON.
+pub fn json_lines(text: &str) -> Vec<Value> {
+    text.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{l}: {e}"))).collect()
+}
