@@ -12,6 +12,9 @@ const UNSAFE_PLACES: &[&str] = &[
     "engine/src/data/corpus.rs",
     // The bytes of host storage, which hands out a pointer.
     "tests/conformance/src/data.rs",
+    "tests/conformance/tests/mutations.rs",
+    // The competitors' C interfaces.
+    "benches/peers/",
 ];
 /// The only crate that names an instruction set's intrinsics.
 const ARCH_PLACE: &str = "kernels/cpu/";
