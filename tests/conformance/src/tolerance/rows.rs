@@ -118,7 +118,8 @@ pub fn norm(v: &Norm) -> Result<Vec<Vec<f64>>> {
 }
 
 /// `d_x = rstd (g - mean(g) - normal mean(g normal))` with `g = d_y weight`; gradients of the
-/// parameters are sums over the rows.
+/// parameters are sums over the rows. The mean was saved in f32; a backend may use it as it is or
+/// undo that rounding.
 pub fn norm_backward(v: &NormBackward) -> Result<Vec<Vec<f64>>> {
     let (x, d_y, n) = (read(&v.x)?, read(&v.d_y)?, width(&v.x));
     let weight = v.weight.as_ref().map(read).transpose()?;
@@ -128,6 +129,8 @@ pub fn norm_backward(v: &NormBackward) -> Result<Vec<Vec<f64>>> {
     let truth = evaluate(&v.clone().into())?;
     let mut d_x = Vec::with_capacity(x.len());
     let (mut along_weight, mut along_bias) = (vec![0.0; n], vec![0.0; n]);
+    // The sums over the rows, and what is rounded before them.
+    let over_rows = U * (sum_factor(rows) + 5.0);
     for (row, (x, d_y)) in x.chunks_exact(n).zip(d_y.chunks_exact(n)).enumerate() {
         let mean = mean.as_ref().map_or(0.0, |m| m[row]);
         let normal: Vec<f64> = x.iter().map(|x| (x - mean) * rstd[row]).collect();
@@ -142,17 +145,18 @@ pub fn norm_backward(v: &NormBackward) -> Result<Vec<Vec<f64>>> {
             NormKind::Rms => (0.0, 0.0),
         };
         let factor = U * (sum_factor(n) + 5.0);
+        let saved = U * mean.abs() * rstd[row];
         for i in 0..n {
             let back = normal[i].abs() * along.abs();
             let error = factor * (shift_size + normal[i].abs() * along_size)
-                + U * (4.0 * g[i].abs() + 2.0 * shift + 8.0 * back);
+                + U * (4.0 * g[i].abs() + 2.0 * shift + 8.0 * back)
+                + saved * (along.abs() + normal[i].abs() * shift);
             d_x.push(rstd[row] * error + 3.0 * U * truth[0][row * n + i].abs() + TINY);
-            along_weight[i] += (d_y[i] * normal[i]).abs();
+            along_weight[i] += (d_y[i] * normal[i]).abs() + d_y[i].abs() * saved / over_rows;
             along_bias[i] += d_y[i].abs();
         }
     }
-    let factor = U * (sum_factor(rows) + 5.0);
-    let scaled = |sums: &[f64]| sums.iter().map(|s| factor * s).collect::<Vec<f64>>();
+    let scaled = |sums: &[f64]| sums.iter().map(|s| over_rows * s).collect::<Vec<f64>>();
     let mut errors = vec![d_x];
     errors.extend(v.d_weight.as_ref().map(|_| scaled(&along_weight)));
     errors.extend(v.d_bias.as_ref().map(|_| scaled(&along_bias)));
