@@ -1,9 +1,9 @@
 //! Gather, scatter, copy and fill.
 
-use starling_api::{DType, Fill, Result, Verb};
-use starling_kernels_cpu::{Isa, copy, index};
+use starling_api::{DType, Verb};
+use starling_kernels_cpu::{copy, index};
 
-pub(crate) use copy::copy;
+pub(crate) use copy::{copy, fill};
 pub(crate) use index::{gather, scatter_add};
 
 /// Gather, copy and fill take any element type; what is added is f32.
@@ -16,8 +16,4 @@ pub(crate) fn runs(verb: &Verb) -> bool {
         }
         _ => true,
     }
-}
-
-pub(crate) fn fill(_: Isa, v: &Fill) -> Result<()> {
-    copy::fill(v)
 }

@@ -52,13 +52,29 @@ impl Job<'_> {
         let plain = |x: &Operand, w: usize| {
             x.dtype == DType::F32 && (job.grid.walk(w).contiguous || job.grid.inner_stride(w) == 1)
         };
-        job.fixed().is_some()
+        (job.fixed().is_some() || job.tape.program().is_identity())
             && job.tape.index.is_none()
+            && !job.tape.inputs.iter().any(|x| must_be_copied(job, x))
             && job.tape.inputs.iter().all(|&(_, i)| {
                 let w = usize::from(i);
                 plain(&job.inputs[w], w) || job.grid.inner_stride(w) == 0
             })
             && job.outputs.iter().enumerate().all(|(o, x)| plain(x, inputs + o))
+    }
+
+    /// True when [`Worker::write_rows`] can compute many rows at once.
+    pub fn is_direct_by_row(&self) -> bool {
+        let repeats = |&(_, i): &(NodeId, u16)| {
+            let i = usize::from(i);
+            self.grid.inner_stride(i) == 0 && !self.grid.walk(i).constant
+        };
+        let nodes = self.tape.program().outputs();
+        self.fixed().is_some()
+            && self.is_direct()
+            && self.grid.rank() == 2
+            && self.grid.inner().is_multiple_of(self.isa.lanes())
+            && !self.tape.inputs.iter().any(repeats)
+            && (0..nodes.len()).all(|o| !nodes[..o].contains(&nodes[o]))
     }
 
     /// Floats of working memory that a [`Worker`] needs.
@@ -227,7 +243,49 @@ impl<'a> Worker<'a> {
         for (out, &node) in outs.iter_mut().zip(self.job.tape.program().outputs()) {
             *out = self.locs[usize::from(node)].at;
         }
-        Blocks { args: args.each_ref().map(arg), outs, vectors }
+        Blocks {
+            args: args.each_ref().map(arg),
+            arg_pitches: [0; 8],
+            outs,
+            out_pitches: [0; 3],
+            rows: 1,
+            vectors,
+        }
+    }
+
+    /// Rows of the fastest axis in the whole walk.
+    pub fn rows(&self) -> usize {
+        self.job.grid.len() / self.job.grid.inner()
+    }
+
+    /// Evaluates `rows` rows from row `first` and writes the outputs.
+    ///
+    /// # Safety
+    /// The job is [`Job::is_direct_by_row`], and the rows are among those of its grid.
+    pub unsafe fn write_rows(&mut self, first: usize, rows: usize) {
+        let job = self.job;
+        let (grid, tape) = (job.grid, job.tape);
+        let Some(fixed) = job.fixed() else { return };
+        let start = first * grid.inner();
+        let vectors = grid.inner() / job.isa.lanes();
+        for (k, &(node, i)) in tape.inputs.iter().enumerate() {
+            self.locs[usize::from(node)] = self.input_at(k, i.into(), start, grid.inner(), false);
+        }
+        let mut blocks = self.blocks(&fixed.args, vectors);
+        blocks.rows = rows;
+        for (pitch, arg) in blocks.arg_pitches.iter_mut().zip(&fixed.args) {
+            if let Some(Place::Input(i)) = arg.map(|node| tape.places[usize::from(node)]) {
+                *pitch = grid.walk(usize::from(i)).strides[0];
+            }
+        }
+        for o in 0..job.outputs.len() {
+            let w = job.inputs.len() + o;
+            let first: *mut f32 = job.outputs[o].first.cast();
+            blocks.outs[o] = first.wrapping_offset(grid.position(w, start));
+            blocks.out_pitches[o] = grid.walk(w).strides[0];
+        }
+        // SAFETY: every operand's rows are whole vectors of neighbours, or one element for all.
+        unsafe { fixed.run(job.isa, blocks) };
     }
 
     /// True when the elements are neighbours in memory for walk `w`.

@@ -99,6 +99,11 @@ impl Grid {
         self.shape[..self.rank].iter().product()
     }
 
+    /// Number of axes.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
     /// Extent of the fastest axis.
     pub fn inner(&self) -> usize {
         self.shape[self.rank - 1]

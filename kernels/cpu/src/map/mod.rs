@@ -186,29 +186,47 @@ fn cost_ns_per_1024(tape: &Tape) -> usize {
     100 + tape.steps.iter().map(|s| step(s.op)).sum::<usize>()
 }
 
-/// How the walk is cut: into stretches of rows, or of the whole walk where rows do not matter.
+/// How the walk is cut: into stretches of rows, or of the whole walk where rows do not matter; or
+/// into groups of rows, for kernels that take several.
 struct Blocks {
     count: usize,
+    /// Elements of a block.
     block: usize,
     /// Blocks of one row.
     per_row: usize,
     /// Elements of one row.
     row: usize,
+    /// Rows of a block; 0 when it is part of one.
+    rows: usize,
 }
 
 impl Blocks {
     fn new(job: &Job<'_>) -> Self {
-        let (grid, block) = (job.grid, job.block);
+        let (grid, flat) = (job.grid, job.grid.is_flat());
+        let inner = grid.inner();
+        if !flat && inner <= FIXED_BLOCK / 2 && job.is_direct_by_row() {
+            let rows = FIXED_BLOCK / inner;
+            let count = (grid.len() / inner).div_ceil(rows);
+            return Self { count, block: rows * inner, per_row: 1, row: inner, rows };
+        }
         // Short rows share blocks, whose parts are copied together.
-        let by_row = !grid.is_flat() && grid.inner() >= block / 4;
-        let row = if by_row { grid.inner() } else { grid.len() };
-        let block = if (by_row || grid.is_flat()) && job.is_direct() { FIXED_BLOCK } else { block };
+        let by_row = !flat && inner >= job.block / 4;
+        let row = if by_row { inner } else { grid.len() };
+        let direct = (by_row || flat) && job.is_direct();
+        let block = if direct { FIXED_BLOCK } else { job.block };
         let per_row = row.div_ceil(block);
-        Self { count: grid.len() / row * per_row, block, per_row, row }
+        Self { count: grid.len() / row * per_row, block, per_row, row, rows: 0 }
     }
 
     /// Writes some of the blocks.
     fn run(&self, worker: &mut Worker<'_>, lanes: usize, range: Range<usize>) {
+        if self.rows > 0 {
+            let last = worker.rows().min(range.end * self.rows);
+            let first = range.start * self.rows;
+            // SAFETY: `new` asked whether the job is direct by row.
+            unsafe { worker.write_rows(first, last - first) };
+            return;
+        }
         for b in range {
             let at = b % self.per_row * self.block;
             let start = b / self.per_row * self.row + at;

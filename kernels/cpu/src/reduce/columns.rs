@@ -1,7 +1,7 @@
 //! Columns of a matrix whose rows are reduced onto each other, a vector of columns at a time.
 
 use super::partial::Partial;
-use crate::isa::Kernel;
+use crate::isa::{Isa, Kernel};
 use crate::simd::Simd;
 use starling_api::ReduceKind;
 
@@ -10,63 +10,137 @@ const ROWS: usize = 32;
 /// Vectors of columns that are walked down together.
 const WIDE: usize = 4;
 
-/// Merges `rows` rows of `n` numbers, `stride` apart, into the parts of `n` columns.
+/// Reduces rows onto each other: up to [`ROWS`] of them in f32, groups of rows in f64.
 pub(crate) struct Columns {
     kind: ReduceKind,
-    from: *const f32,
-    stride: usize,
-    rows: usize,
     n: usize,
-    /// Position of the first row.
-    at: usize,
-    to: *mut Partial,
+    /// Rows that are in f64.
+    settled: usize,
+    /// Rows that are in f32.
+    pending: usize,
+    /// By column, of the pending rows: their sum or extremum; for the variance the sum of distances
+    /// from `first`.
+    values: *mut f32,
+    /// By column: the squares of those distances, or as bits the extremum's position.
+    others: *mut f32,
+    /// By column, for the variance: the first pending row.
+    first: *mut f32,
+    /// By column, of the settled rows: [`Partial::value`].
+    totals: *mut f64,
+    /// By column, of the settled rows: [`Partial::squares`].
+    squares: *mut f64,
 }
 
 impl Columns {
-    /// `at` is the position of the first row among those that are reduced together.
+    /// Floats of working memory for `n` columns.
+    pub fn scratch_len(n: usize) -> usize {
+        7 * n.next_multiple_of(16)
+    }
+
+    /// Nothing yet, of `n` columns.
     ///
     /// # Safety
-    /// Each row is readable and `to` holds `n` parts.
-    pub unsafe fn new(
-        kind: ReduceKind,
-        from: *const f32,
+    /// While the value is used, `memory` is [`Columns::scratch_len`] floats of its own, aligned
+    /// for f64.
+    pub unsafe fn new(kind: ReduceKind, n: usize, memory: *mut f32) -> Self {
+        let pitch = n.next_multiple_of(16);
+        let part = |i: usize| memory.wrapping_add(i * pitch);
+        Self {
+            kind,
+            n,
+            settled: 0,
+            pending: 0,
+            values: part(4),
+            others: part(5),
+            first: part(6),
+            totals: part(0).cast(),
+            squares: part(2).cast(),
+        }
+    }
+
+    /// Adds `rows` rows, `stride` floats apart; the first one has position `at`.
+    ///
+    /// # Safety
+    /// Each row holds `n` numbers.
+    pub unsafe fn add(
+        &mut self,
+        isa: Isa,
+        mut from: *const f32,
         stride: usize,
-        [rows, n]: [usize; 2],
-        at: usize,
-        to: *mut Partial,
-    ) -> Self {
-        Self { kind, from, stride, rows, n, at, to }
+        mut rows: usize,
+        mut at: usize,
+    ) {
+        let extremum =
+            !matches!(self.kind, ReduceKind::Sum | ReduceKind::Mean | ReduceKind::Var { .. });
+        while rows > 0 {
+            let count = if extremum { rows } else { rows.min(ROWS - self.pending) };
+            isa.run(Rows { to: self, from, stride, rows: count, at: at as u32 });
+            self.pending += count;
+            if !extremum && self.pending == ROWS {
+                self.settle(isa);
+            }
+            from = from.wrapping_add(count * stride);
+            (rows, at) = (rows - count, at + count);
+        }
+    }
+
+    /// What the rows so far yield for column `c`; all are settled.
+    pub fn partial(&self, c: usize) -> Partial {
+        assert!(c < self.n && self.pending == 0, "a settled column");
+        // SAFETY: the column is one of those that the memory was made for.
+        unsafe {
+            let (value, second) = (*self.totals.add(c), *self.squares.add(c));
+            let position = matches!(self.kind, ReduceKind::ArgMax | ReduceKind::ArgMin);
+            let (squares, at) = if position { (0.0, second as usize) } else { (second, 0) };
+            Partial { count: self.settled as f64, value, squares, at }
+        }
+    }
+
+    /// Moves the pending rows to f64.
+    pub fn settle(&mut self, isa: Isa) {
+        if self.pending > 0 {
+            isa.run(Settle(self));
+            self.settled += self.pending;
+            self.pending = 0;
+        }
     }
 }
 
-impl Kernel for Columns {
+/// Adds rows to the pending ones.
+struct Rows<'a> {
+    to: &'a Columns,
+    from: *const f32,
+    stride: usize,
+    rows: usize,
+    at: u32,
+}
+
+impl Kernel for Rows<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for first in (0..self.rows).step_by(ROWS) {
-            let rows = ROWS.min(self.rows - first);
-            let mut column = 0;
-            // SAFETY: `new`'s caller promised the rows and the parts.
-            unsafe {
-                while column + WIDE * S::LANES <= self.n {
-                    self.group::<S, WIDE>(s, [first, rows], column, S::LANES);
-                    column += WIDE * S::LANES;
-                }
-                while column < self.n {
-                    let lanes = S::LANES.min(self.n - column);
-                    self.group::<S, 1>(s, [first, rows], column, lanes);
-                    column += lanes;
-                }
+        let n = self.to.n;
+        let mut column = 0;
+        // SAFETY: `Columns::add`'s caller promised the rows, `Columns::new`'s the memory.
+        unsafe {
+            while column + WIDE * S::LANES <= n {
+                self.group::<S, WIDE>(s, column, S::LANES);
+                column += WIDE * S::LANES;
+            }
+            while column < n {
+                let lanes = S::LANES.min(n - column);
+                self.group::<S, 1>(s, column, lanes);
+                column += lanes;
             }
         }
     }
 }
 
-impl Columns {
+impl Rows<'_> {
     /// One vector of a row; of a last one, `lanes` columns.
     ///
     /// # Safety
-    /// The row and the columns are among those of [`Columns::new`].
+    /// The row and the columns are among those of [`Columns::add`].
     #[inline(always)]
     unsafe fn read<S: Simd>(&self, s: S, row: usize, column: usize, lanes: usize) -> S::V {
         // SAFETY: the caller's promise.
@@ -76,82 +150,126 @@ impl Columns {
         }
     }
 
-    /// Reduces some rows of `V` vectors of columns; of the last one, `lanes` columns.
+    /// Adds the rows to `V` vectors of columns; of the last one, `lanes` columns.
     ///
     /// # Safety
-    /// The rows and columns are among those of [`Columns::new`].
+    /// As [`Rows::read`].
     #[inline(always)]
-    unsafe fn group<S: Simd, const V: usize>(
-        &self,
-        s: S,
-        [first, rows]: [usize; 2],
-        column: usize,
-        lanes: usize,
-    ) {
-        let mut values = [0.0f32; WIDE * 16];
-        let mut others = [0.0f32; WIDE * 16];
-        let mut shifts = [0.0f32; WIDE * 16];
-        let mut a = [s.lit(0.0); V];
-        for v in 0..V {
-            // SAFETY: the caller's promise.
-            a[v] = unsafe { self.read(s, first, column + v * S::LANES, lanes) };
-        }
-        let mut b = [s.lit(0.0); V];
-        let mut sums = [s.lit(0.0); V];
-        let start = a;
-        for row in 1..rows {
+    unsafe fn group<S: Simd, const V: usize>(&self, s: S, column: usize, lanes: usize) {
+        let to = self.to;
+        let (mut a, mut b, mut first) = ([s.lit(0.0); V], [s.lit(0.0); V], [s.lit(0.0); V]);
+        let is_var = matches!(to.kind, ReduceKind::Var { .. });
+        let fresh = to.pending == 0;
+        // SAFETY: the caller's promise; the arrays of `to` are as long as whole vectors.
+        unsafe {
             for v in 0..V {
-                // SAFETY: the caller's promise.
-                let x = unsafe { self.read(s, first + row, column + v * S::LANES, lanes) };
-                match self.kind {
-                    ReduceKind::Sum | ReduceKind::Mean => a[v] = s.add(a[v], x),
-                    ReduceKind::Max => a[v] = s.max(a[v], x),
-                    ReduceKind::Min => a[v] = s.min(a[v], x),
-                    ReduceKind::ArgMax | ReduceKind::ArgMin => {
-                        let beats = if self.kind == ReduceKind::ArgMax {
-                            s.lt(a[v], x)
-                        } else {
-                            s.lt(x, a[v])
-                        };
-                        let beats = s.or(beats, s.and(s.ne(x, x), s.eq(a[v], a[v])));
-                        a[v] = s.select(beats, x, a[v]);
-                        b[v] = s.select(beats, s.from_bits(s.ulit(row as u32)), b[v]);
-                    }
-                    // Until the end `a` holds the first row, by which the others are shifted.
-                    ReduceKind::Var { .. } => {
-                        let d = s.sub(x, start[v]);
-                        sums[v] = s.add(sums[v], d);
-                        b[v] = s.fma(d, d, b[v]);
+                let at = column + v * S::LANES;
+                if fresh {
+                    first[v] = self.read(s, 0, at, lanes);
+                    a[v] = if is_var { a[v] } else { first[v] };
+                    b[v] = if is_var { b[v] } else { s.from_bits(s.ulit(self.at)) };
+                } else {
+                    a[v] = s.load(to.values.add(at));
+                    b[v] = s.load(to.others.add(at));
+                    first[v] = s.load(to.first.add(at));
+                }
+            }
+            // The variance counts the first row as well: its distance is 0, or NaN if infinite.
+            let start = usize::from(fresh && !is_var);
+            for row in start..self.rows {
+                for v in 0..V {
+                    let x = self.read(s, row, column + v * S::LANES, lanes);
+                    (a[v], b[v]) =
+                        step(s, to.kind, [a[v], b[v], first[v]], x, self.at + row as u32);
+                }
+            }
+            for v in 0..V {
+                let at = column + v * S::LANES;
+                s.store(to.values.add(at), a[v]);
+                s.store(to.others.add(at), b[v]);
+                s.store(to.first.add(at), first[v]);
+            }
+        }
+    }
+}
+
+/// One more row for one vector of columns.
+#[inline(always)]
+fn step<S: Simd>(
+    s: S,
+    kind: ReduceKind,
+    [a, b, first]: [S::V; 3],
+    x: S::V,
+    at: u32,
+) -> (S::V, S::V) {
+    match kind {
+        ReduceKind::Sum | ReduceKind::Mean => (s.add(a, x), b),
+        ReduceKind::Max => (s.max(a, x), b),
+        ReduceKind::Min => (s.min(a, x), b),
+        ReduceKind::ArgMax | ReduceKind::ArgMin => {
+            let beats = if kind == ReduceKind::ArgMax { s.lt(a, x) } else { s.lt(x, a) };
+            let beats = s.or(beats, s.and(s.ne(x, x), s.eq(a, a)));
+            (s.select(beats, x, a), s.select(beats, s.from_bits(s.ulit(at)), b))
+        }
+        ReduceKind::Var { .. } => {
+            let d = s.sub(x, first);
+            (s.add(a, d), s.fma(d, d, b))
+        }
+    }
+}
+
+/// Merges the pending rows of every column into the settled ones. Plain loops: the compiler makes
+/// vectors of them.
+struct Settle<'a>(&'a Columns);
+
+impl Kernel for Settle<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Columns { kind, n, settled, pending, .. } = *self.0;
+        let (old, new) = (settled as f64, pending as f64);
+        let (count, fresh) = (old + new, settled == 0);
+        // SAFETY: `Columns::new`'s caller promised that these arrays of `n` lie in its memory; they
+        // do not overlap.
+        let (values, others, first, totals, squares) = unsafe {
+            (
+                std::slice::from_raw_parts(self.0.values, n),
+                std::slice::from_raw_parts(self.0.others, n),
+                std::slice::from_raw_parts(self.0.first, n),
+                std::slice::from_raw_parts_mut(self.0.totals, n),
+                std::slice::from_raw_parts_mut(self.0.squares, n),
+            )
+        };
+        match kind {
+            ReduceKind::Sum | ReduceKind::Mean => {
+                for (total, &value) in totals.iter_mut().zip(values) {
+                    let before = if fresh { 0.0 } else { *total };
+                    *total = before + f64::from(value);
+                }
+            }
+            // The extremum of all rows is pending until the end: there is nothing to merge with.
+            ReduceKind::Max | ReduceKind::Min | ReduceKind::ArgMax | ReduceKind::ArgMin => {
+                for c in 0..n {
+                    totals[c] = f64::from(values[c]);
+                    squares[c] = f64::from(others[c].to_bits());
+                }
+            }
+            ReduceKind::Var { .. } => {
+                for c in 0..n {
+                    let (sum, about) = (f64::from(values[c]), f64::from(others[c]));
+                    let distances = about - sum * sum / new;
+                    let distances = if distances < 0.0 { 0.0 } else { distances };
+                    let mean = f64::from(first[c]) + sum / new;
+                    if fresh {
+                        (totals[c], squares[c]) = (mean, distances);
+                    } else {
+                        // As `Partial::merge`.
+                        let apart = mean - totals[c];
+                        totals[c] += apart * (new / count);
+                        squares[c] += distances + apart * apart * (old * new / count);
                     }
                 }
             }
-        }
-        if matches!(self.kind, ReduceKind::Var { .. }) {
-            for v in 0..V {
-                // An infinite first number must show: its distance from itself is NaN.
-                a[v] = s.add(sums[v], s.sub(start[v], start[v]));
-            }
-        }
-        for v in 0..V {
-            // SAFETY: the arrays hold `WIDE` vectors of the widest kind.
-            unsafe {
-                s.store(values.as_mut_ptr().add(v * S::LANES), a[v]);
-                s.store(others.as_mut_ptr().add(v * S::LANES), b[v]);
-                s.store(shifts.as_mut_ptr().add(v * S::LANES), start[v]);
-            }
-        }
-        let columns = (V - 1) * S::LANES + lanes;
-        for c in 0..columns {
-            let part = match self.kind {
-                ReduceKind::Var { .. } => Partial::shifted(rows, shifts[c], values[c], others[c]),
-                ReduceKind::ArgMax | ReduceKind::ArgMin => {
-                    let at = self.at + first + others[c].to_bits() as usize;
-                    Partial::of(rows, values[c], at)
-                }
-                _ => Partial::of(rows, values[c], 0),
-            };
-            // SAFETY: the caller promised a part for each column.
-            unsafe { (*self.to.add(column + c)).merge(self.kind, &part) };
         }
     }
 }

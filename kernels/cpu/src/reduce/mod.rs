@@ -320,21 +320,27 @@ impl Plan<'_> {
         let tasks = self.outer * chunks * parts;
         // Parts of one result meet when all are done; a part that is all of it is written at once.
         let shared = if parts == 1 { 0 } else { tasks * width * PARTIAL_FLOATS };
-        let extra = block + width * PARTIAL_FLOATS;
         with_scratch(shared, |memory| {
             let all = Shared(memory.as_mut_ptr().cast::<Partial>());
+            let extra = block + Columns::scratch_len(width);
             self.each(tasks, width * part_rows, extra, |t, worker, spare| {
                 let (part, chunk, o) = (t % parts, t / parts % chunks, t / parts / chunks);
-                let own: *mut Partial = spare.wrapping_add(block).cast();
-                let to = if parts == 1 { own } else { all.at((t * width) as isize) };
-                let (c, n) = (chunk * width, width.min(w - chunk * width));
+                let c = chunk * width;
+                let n = width.min(w - c);
                 let rows = part * part_rows..r.min((part + 1) * part_rows);
-                // SAFETY: `to` holds `width` parts of this task alone.
-                unsafe {
-                    (0..n).for_each(|i| *to.add(i) = Partial::NOTHING);
-                    self.rows(worker, o, c..c + n, rows, spare, to);
+                // SAFETY: there is room for a block and, behind it and so aligned, the columns.
+                let columns = unsafe {
+                    let mut columns = Columns::new(self.kind, n, spare.add(block));
+                    self.rows(worker, o, c, n, rows, spare, &mut columns);
+                    columns
+                };
+                for i in 0..n {
+                    let partial = columns.partial(i);
                     if parts == 1 {
-                        (0..n).for_each(|i| self.emit(o * w + c + i, &*to.add(i)));
+                        self.emit(o * w + c + i, &partial);
+                    } else {
+                        // SAFETY: the memory holds `width` parts for each task.
+                        unsafe { *all.at((t * width + i) as isize) = partial };
                     }
                 }
             });
@@ -354,33 +360,36 @@ impl Plan<'_> {
         });
     }
 
-    /// Merges some rows of some columns of outer element `o` into `to`.
+    /// Adds some rows of the columns `c .. c + n` of outer element `o` to `columns`.
     ///
     /// # Safety
-    /// The columns are at most the job's block, `to` holds a part of each and `spare` a block.
+    /// The columns are at most the job's block, and `spare` holds one.
+    #[allow(clippy::too_many_arguments, reason = "one caller")]
     unsafe fn rows(
         &self,
         worker: &mut Worker<'_>,
         o: usize,
-        columns: Range<usize>,
+        c: usize,
+        n: usize,
         rows: Range<usize>,
         spare: *mut f32,
-        to: *mut Partial,
+        columns: &mut Columns,
     ) {
+        let isa = self.job.isa;
         // Whole rows may share a block; the rows of a chunk are apart.
-        let n = columns.len();
         let together = if n == self.columns { self.job.block / n } else { 1 };
         let mut row = rows.start;
         while row < rows.end {
             let count = together.min(rows.end - row);
-            let start = (o * self.reduced + row) * self.columns + columns.start;
+            let start = (o * self.reduced + row) * self.columns + c;
             // SAFETY: the caller's promise; the rows fill at most a block.
             unsafe {
                 let p = self.dense(worker, start, count * n, spare);
-                self.job.isa.run(Columns::new(self.kind, p, n, [count, n], row, to));
+                columns.add(isa, p, n, count, row);
             }
             row += count;
         }
+        columns.settle(isa);
     }
 }
 
