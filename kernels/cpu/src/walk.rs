@@ -133,6 +133,16 @@ pub(crate) unsafe fn copy_bytes<S: Simd>(s: S, from: *const u8, to: *mut u8, byt
     let mut i = 0;
     // SAFETY: every register ends at or before the last word.
     unsafe {
+        while i + 4 * lanes <= n {
+            let (from, to) = (from.add(i), to.add(i));
+            let (a, b) = (s.uload(from), s.uload(from.add(lanes)));
+            let (c, d) = (s.uload(from.add(2 * lanes)), s.uload(from.add(3 * lanes)));
+            s.ustore(to, a);
+            s.ustore(to.add(lanes), b);
+            s.ustore(to.add(2 * lanes), c);
+            s.ustore(to.add(3 * lanes), d);
+            i += 4 * lanes;
+        }
         while i + lanes <= n {
             s.ustore(to.add(i), s.uload(from.add(i)));
             i += lanes;

@@ -153,7 +153,9 @@ fn contents(random: &mut Random, dtype: DType, count: usize) -> Vec<u32> {
         let any = random.word();
         match dtype {
             DType::F32 if i.is_multiple_of(2) => near,
-            DType::F16 if i.is_multiple_of(2) => f16::from_f32(f32::from_bits(near)).to_bits().into(),
+            DType::F16 if i.is_multiple_of(2) => {
+                f16::from_f32(f32::from_bits(near)).to_bits().into()
+            }
             DType::BF16 if i.is_multiple_of(2) => near >> 16,
             _ => any,
         }

@@ -183,7 +183,7 @@ impl Transfer for Cast {
 }
 
 impl Cast {
-    /// Converts whole registers between neighbours; the number of elements done.
+    /// The conversions that programs ask for, between neighbours; the number of elements done.
     ///
     /// # Safety
     /// `n` elements are readable at `from` and writable at `to`, and the two are apart.
@@ -203,6 +203,17 @@ impl Cast {
                 at
             }};
         }
+        /// One loop over elements, which the compiler vectorises.
+        macro_rules! elements {
+            ($a:ty, $b:ty, $convert:expr) => {{
+                let (from, to) = (from.cast::<$a>(), to.cast::<$b>());
+                for i in 0..n {
+                    // SAFETY: the caller's promise.
+                    unsafe { to.add(i).write($convert(from.add(i).read())) };
+                }
+                n
+            }};
+        }
         match (self.from, self.to) {
             (DType::F32, DType::F16) => registers!(load f32, store_f16 f16),
             (DType::F32, DType::BF16) => registers!(load f32, store_bf16 bf16),
@@ -211,6 +222,9 @@ impl Cast {
             (DType::BF16, DType::F32) => registers!(load_bf16 bf16, store f32),
             (DType::BF16, DType::F16) => registers!(load_bf16 bf16, store_f16 f16),
             (DType::U8, DType::F32) => registers!(load_u8 u8, store f32),
+            (DType::F32, DType::I32) => elements!(f32, i32, i32::from_real),
+            (DType::F32, DType::U8) => elements!(f32, u8, u8::from_real),
+            (DType::I32, DType::F32) => elements!(i32, f32, |x| x as f32),
             _ => 0,
         }
     }

@@ -176,13 +176,19 @@ impl<T: Transfer> Kernel for Runs<'_, T> {
                 |k: usize| walk.at[k] + row as isize * row_step[k] + skip as isize * step[k];
             let (mut to, mut from) = (plan.to.at(first(0)), plan.from.at(first(1)));
             while row < rows && left > 0 {
-                let (len, back) = ((n - skip).min(left), skip as isize);
-                // SAFETY: the loops visit the elements of views that the verb's check found in
-                // bounds; the target overlaps neither itself nor the source.
-                unsafe { transfer.run(s, from, to, len, step) };
-                to = to.wrapping_offset(row_step[0] - back * step[0]);
-                from = from.wrapping_offset(row_step[1] - back * step[1]);
-                (row, skip, left) = (row + 1, 0, left - len);
+                // Whole runs, whose length does not change from one to the next, then a part.
+                let whole = if skip == 0 { (rows - row).min(left / n) } else { 0 };
+                let (count, len) = if whole > 0 { (whole, n) } else { (1, (n - skip).min(left)) };
+                for _ in 0..count {
+                    // SAFETY: the loops visit the elements of views that the verb's check found
+                    // in bounds; the target overlaps neither itself nor the source.
+                    unsafe { transfer.run(s, from, to, len, step) };
+                    to = to.wrapping_offset(row_step[0]);
+                    from = from.wrapping_offset(row_step[1]);
+                }
+                to = to.wrapping_offset(-(skip as isize) * step[0]);
+                from = from.wrapping_offset(-(skip as isize) * step[1]);
+                (row, skip, left) = (row + count, 0, left - count * len);
             }
             row = 0;
             walk.step();
