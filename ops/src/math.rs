@@ -44,6 +44,10 @@ pub trait Math: Copy {
     /// The square root.
     fn sqrt(self, a: Self::V) -> Self::V;
 
+    /// `p * 2^n` for integers `-254 <= n <= 254`, rounded once: an instruction where there is one.
+    fn scale(self, p: Self::V, n: Self::V) -> Self::V {
+        crate::poly::scale(self, p, n)
+    }
     /// `1 / sqrt(a)`
     fn rsqrt(self, a: Self::V) -> Self::V;
     /// `e^a`

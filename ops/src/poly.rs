@@ -125,10 +125,9 @@ fn nan<M: Math>(m: M) -> M::V {
     m.from_bits(m.ulit(0x7fc0_0000))
 }
 
-/// `p * 2^n` for integers `-254 <= n <= 254`, rounded once: two factors, so that overflow and
-/// subnormal results come out right.
+/// [`Math::scale`]: two factors, so that overflow and subnormal results come out right.
 #[inline(always)]
-fn scale<M: Math>(m: M, p: M::V, n: M::V) -> M::V {
+pub fn scale<M: Math>(m: M, p: M::V, n: M::V) -> M::V {
     let k = m.to_uint(m.add(n, m.lit(254.0)));
     let half = m.ushr(k, 1);
     let first = m.from_bits(m.ushl(half, 23));
@@ -151,7 +150,7 @@ fn exp_low<M: Math>(m: M, x: M::V) -> M::V {
     let x = m.select(m.lt(x, m.lit(-104.0)), m.lit(-104.0), x);
     let (n, r) = reduce_exp(m, x);
     let p = m.fma(horner(m, r, EXP), m.mul(r, r), r);
-    scale(m, m.add(p, m.lit(1.0)), n)
+    m.scale(m.add(p, m.lit(1.0)), n)
 }
 
 /// `1 / sqrt(x)`
@@ -401,7 +400,7 @@ fn pow_magnitude<M: Math>(m: M, a: M::V, b: M::V) -> M::V {
     let inside = m.lt(m.abs(product), m.lit(200.0));
     let n = m.round(product);
     let r = m.add(m.sub(product, n), m.select(inside, rest, m.lit(0.0)));
-    scale(m, m.fma(horner(m, r, EXP2), r, m.lit(1.0)), n)
+    m.scale(m.fma(horner(m, r, EXP2), r, m.lit(1.0)), n)
 }
 
 /// `a^b` as C's `pow`: `2^(b log2(|a|))` with the logarithm and the product to twice the precision.

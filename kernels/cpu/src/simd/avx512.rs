@@ -61,6 +61,7 @@ impl Math for Avx512 {
             _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a)
         }
         fn sqrt(self, a: __m512) -> __m512 { _mm512_sqrt_ps(a) }
+        fn scale(self, p: __m512, n: __m512) -> __m512 { _mm512_scalef_ps(p, n) }
 
         fn lt(self, a: __m512, b: __m512) -> __mmask16 { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b) }
         fn le(self, a: __m512, b: __m512) -> __mmask16 { _mm512_cmp_ps_mask::<_CMP_LE_OQ>(a, b) }
