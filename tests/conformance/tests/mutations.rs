@@ -116,7 +116,7 @@ fn downcast(verb: &Verb) -> Result<()> {
         let rounded: Vec<f64> =
             read(view)?.into_iter().map(|x| bf16::from_f64(x).to_f64()).collect();
         let storage = HostStorage::new(rounded.len().max(1) * 4)?;
-        *view = View::contiguous(storage, DType::F32, &view.shape().to_vec());
+        *view = View::contiguous(storage, DType::F32, view.shape());
         write(view, &rounded)?;
     }
     execute(&narrow.into())

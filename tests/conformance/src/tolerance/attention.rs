@@ -133,14 +133,14 @@ pub fn backward(verb: &AttentionBackward) -> Result<Vec<Vec<f64>>> {
         to.iter_mut().zip(x).for_each(|(e, x)| *e += factor * x.abs());
     };
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    for row in 0..o.rows {
+    for (row, &lse) in lse.iter().enumerate() {
         let (d_out, out) = (o.row(&d_out, row), o.row(&out, row));
         let delta = dot(d_out, out);
         let delta_error = dot_error(o.dim, norm(d_out), norm(out));
         for s in o.seen(row) {
             let v = o.row(&o.v, s.at);
-            let p = (s.score - lse[row]).exp();
-            let relative = s.error + U * ((s.score - lse[row]).abs() + 3.0);
+            let p = (s.score - lse).exp();
+            let relative = s.error + U * ((s.score - lse).abs() + 3.0);
             let d_p = dot(d_out, v);
             let d_p_error = dot_error(o.dim, norm(d_out), norm(v));
             let gap = (d_p - delta).abs();

@@ -7,7 +7,6 @@ use starling_ops::bound::{Enclosure, Whole};
 use starling_ops::program::{Env, Slot};
 use starling_reference::evaluate;
 use starling_reference::memory::read;
-use std::f64::INFINITY;
 
 /// What a program over enclosed inputs may yield, per output.
 pub fn enclose(
@@ -91,11 +90,13 @@ fn combine(kind: ReduceKind, x: &[Enclosure], value: f64) -> Enclosure {
         ReduceKind::ArgMax | ReduceKind::ArgMin => Enclosure::exact(value),
         _ if x.is_empty() || empty || !value.is_finite() => Enclosure::exact(value),
         ReduceKind::Max => {
-            let largest = |end: fn(&Enclosure) -> f64| x.iter().map(end).fold(-INFINITY, f64::max);
+            let largest =
+                |end: fn(&Enclosure) -> f64| x.iter().map(end).fold(f64::NEG_INFINITY, f64::max);
             Enclosure { value, lo: largest(|e| e.lo), hi: largest(|e| e.hi), nan }
         }
         ReduceKind::Min => {
-            let smallest = |end: fn(&Enclosure) -> f64| x.iter().map(end).fold(INFINITY, f64::min);
+            let smallest =
+                |end: fn(&Enclosure) -> f64| x.iter().map(end).fold(f64::INFINITY, f64::min);
             Enclosure { value, lo: smallest(|e| e.lo), hi: smallest(|e| e.hi), nan }
         }
         ReduceKind::Sum => Enclosure::around(value, sum_error(x)),
