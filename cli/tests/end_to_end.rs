@@ -56,12 +56,12 @@ fn one_and_two_threads_give_the_same_bits() {
         let done = train(run, &["--steps", "8", "--dropout", "0.1", "--threads", threads]);
         assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
     }
-    assert_eq!(weights(&one), weights(&two));
+    assert!(weights(&one) == weights(&two));
     let env = dir.path().join("env");
     let mut command = common::train_command(&env, &["--steps", "8", "--dropout", "0.1"]);
     let done = command.env("RAYON_NUM_THREADS", "2").output().unwrap();
     assert_eq!(done.status.code(), Some(0));
-    assert_eq!(weights(&one), weights(&env));
+    assert!(weights(&one) == weights(&env));
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn a_killed_run_continues_to_the_same_bits() {
     again.push("--resume");
     let done = train(&killed, &again);
     assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
-    assert_eq!(weights(&whole), weights(&killed));
+    assert!(weights(&whole) == weights(&killed));
     let state = |run: &Path| std::fs::read(run.join("state.safetensors")).unwrap();
     assert!(state(&whole) == state(&killed));
     let steps = |run: &Path| -> Vec<u64> {
@@ -95,7 +95,7 @@ fn a_killed_run_continues_to_the_same_bits() {
     // A finished run has nothing left to do, and says so.
     let done = train(&killed, &again);
     assert_eq!(done.status.code(), Some(0));
-    assert_eq!(weights(&whole), weights(&killed));
+    assert!(weights(&whole) == weights(&killed));
 }
 
 #[test]

@@ -4,8 +4,8 @@ use crate::checkpoint::{FileSystem, replace};
 use crate::error::{Error, Result};
 use half::{bf16, f16};
 use memmap2::Mmap;
-use safetensors::tensor::{Dtype, Metadata, SafeTensorError, TensorInfo};
-use std::collections::HashMap;
+use safetensors::tensor::{Dtype, Metadata, SafeTensorError};
+use serde_json::{Map, Value, json};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -60,7 +60,10 @@ pub fn write_safetensors(
     metadata: &[(&str, String)],
     tensors: &[Named<'_>],
 ) -> Result<()> {
-    let (mut infos, mut at, mut sum) = (Vec::new(), 0, CHECKSUM_START);
+    // By hand, in the given order: the crate's own metadata has none, and equal models must give
+    // equal files.
+    let (mut header, mut at, mut sum) = (Map::new(), 0, CHECKSUM_START);
+    header.insert("__metadata__".into(), Value::Null);
     for t in tensors {
         let bytes = 4 * t.shape.iter().product::<usize>();
         let data = (t.read)()?;
@@ -69,17 +72,14 @@ pub fn write_safetensors(
             return Err(Error::format(path, message));
         }
         sum = checksum(sum, bytemuck::cast_slice(&data));
-        let data_offsets = (at, at + bytes);
-        infos.push((
-            t.name.clone(),
-            TensorInfo { dtype: Dtype::F32, shape: t.shape.clone(), data_offsets },
-        ));
+        let info = json!({"dtype": "F32", "shape": t.shape, "data_offsets": [at, at + bytes]});
+        header.insert(t.name.clone(), info);
         at += bytes;
     }
-    let mut all: HashMap<String, String> =
-        metadata.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
-    all.insert(CHECKSUM.into(), format!("{sum:016x}"));
-    let header = Metadata::new(Some(all), infos).map_err(|e| format_error(path, &e))?;
+    let mut notes: Map<String, Value> =
+        metadata.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
+    notes.insert(CHECKSUM.into(), json!(format!("{sum:016x}")));
+    header.insert("__metadata__".into(), Value::Object(notes));
     let mut header = serde_json::to_vec(&header)
         .map_err(|e| Error::format(path, format!("the header cannot be written: {e}")))?;
     header.resize(header.len().next_multiple_of(8), b' ');

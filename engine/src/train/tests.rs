@@ -157,10 +157,10 @@ fn an_interrupted_run_ends_as_the_uninterrupted_one() {
         assert!(error.unwrap_err().to_string().contains("space"), "{room}");
         let outcome = resume(dir.path(), settings(23)).unwrap();
         assert_eq!(outcome.steps, 23);
-        assert_eq!(weights(dir.path()), weights(whole.path()), "{room}");
+        assert!(weights(dir.path()) == weights(whole.path()), "{room}");
         assert_eq!(rows(dir.path()), rows(whole.path()), "{room}");
         let state = |d: &Path| std::fs::read(d.join("state.safetensors")).unwrap();
-        assert_eq!(state(dir.path()), state(whole.path()), "{room}");
+        assert!(state(dir.path()) == state(whole.path()), "{room}");
     }
 }
 
@@ -171,8 +171,8 @@ fn the_same_seed_gives_the_same_bits_and_another_one_does_not() {
         start(Arc::new(Disk), dir.path(), Settings { seed, ..settings(7) }).unwrap();
         weights(dir.path())
     };
-    assert_eq!(run(3), run(3));
-    assert_ne!(run(3), run(4));
+    assert!(run(3) == run(3));
+    assert!(run(3) != run(4));
 }
 
 #[test]
@@ -246,7 +246,7 @@ fn folders_with_a_run_or_another_text_are_refused() {
     let before = weights(dir.path());
     let error = start(Arc::new(Disk), dir.path(), settings(3)).unwrap_err().to_string();
     assert!(error.contains("--resume"), "{error}");
-    assert_eq!(weights(dir.path()), before);
+    assert!(weights(dir.path()) == before);
     let model = Bigram::new(3, 0.1);
     let other = Corpus::from_static("other", &TEXT[1..]);
     let (folder, run) = RunFolder::resume(Arc::new(Disk), dir.path()).unwrap();
