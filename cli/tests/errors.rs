@@ -25,8 +25,8 @@ fn texts_that_cannot_be_trained_on() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("run");
     let with = |text: &Path| {
-        let mut command = train_command(&out, &["--steps", "2", "--text"]);
-        command.arg(text);
+        let mut command = train_command(&out, &["--steps", "2"]);
+        command.arg("--text").arg(text);
         command
     };
     user_error(&mut with(&dir.path().join("missing.txt")), &["missing.txt", "No such file"]);
@@ -132,8 +132,8 @@ fn runs_are_neither_overwritten_nor_resumed_as_something_else() {
     let differs = ["--steps", "3", "--resume"];
     user_error(&mut train_command(&run, &differs), &["--steps", "differs"]);
     let text = text_file(dir.path(), "other", &b"another text. ".repeat(40));
-    let mut command = train_command(&run, &["--resume", "--text"]);
-    user_error(command.arg(&text), &["not the text"]);
+    let mut command = train_command(&run, &["--resume"]);
+    user_error(command.arg("--text").arg(&text), &["not the text"]);
     let nowhere = dir.path().join("nowhere");
     user_error(&mut train_command(&nowhere, &["--resume"]), &["no run to resume"]);
     assert!(!nowhere.exists());

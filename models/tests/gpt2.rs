@@ -1,0 +1,180 @@
+//! GPT-2: the cache against the whole pass, files in every form, what training leaves behind.
+
+use starling_engine::checkpoint::{Archive, Disk, Named, write_safetensors};
+use starling_engine::nn::{Mode, Module};
+use starling_engine::train::{LanguageModel, save_model};
+use starling_engine::{Device, Result, Tensor, no_grad};
+use starling_models::{Choice, Config, Gpt2, generate};
+use std::path::Path;
+
+fn config() -> Config {
+    Config::bytes(2, 32, 4, 24, 0.0)
+}
+
+/// A model every tensor of which matters: biases and norms too are random.
+fn model(config: Config) -> Gpt2 {
+    let device = Device::new("cpu").unwrap();
+    let model = Gpt2::fresh(&device, config, 5).unwrap();
+    let mut random = starling_ops::philox::HostStream::seeded(1, 77);
+    for (name, tensor) in model.parameters() {
+        let center = if name.contains(".ln_") && name.ends_with("weight") { 1.0 } else { 0.0 };
+        let data: Vec<f32> = (0..tensor.len()).map(|_| center + 0.2 * random.normal()).collect();
+        tensor.copy_from_slice(&data).unwrap();
+    }
+    model
+}
+
+fn tokens(n: usize) -> Vec<i32> {
+    (0..n).map(|i| (i * i * 31 + 7) as i32 % 256).collect()
+}
+
+/// The logits of every position, from one pass.
+fn whole(model: &Gpt2, tokens: &[i32]) -> Vec<f32> {
+    let ids = Tensor::from_slice(model.device(), tokens, &[1, tokens.len()]).unwrap();
+    no_grad(|| model.logits(&ids, Mode::Eval)).unwrap().to_vec().unwrap()
+}
+
+fn close(a: &[f32], b: &[f32]) {
+    assert_eq!(a.len(), b.len());
+    for (a, b) in a.iter().zip(b) {
+        assert!((a - b).abs() < 2e-5 * (1.0 + b.abs()), "{a} and {b}");
+    }
+}
+
+#[test]
+fn the_cache_gives_the_logits_of_the_whole_pass() {
+    let model = model(config());
+    let tokens = tokens(24);
+    let logits = whole(&model, &tokens);
+    let mut cache = model.cache().unwrap();
+    let mut done = 0;
+    // A prompt, single tokens, a few at once.
+    for count in [5, 1, 1, 1, 4, 12] {
+        let next = model.next_logits(&tokens[done..done + count], &mut cache).unwrap();
+        done += count;
+        close(&next, &logits[(done - 1) * 256..done * 256]);
+    }
+    let full = model.next_logits(&[1], &mut cache).unwrap_err().to_string();
+    assert!(full.contains("at most 24"), "{full}");
+    cache.clear();
+    close(&model.next_logits(&tokens[..1], &mut cache).unwrap(), &logits[..256]);
+}
+
+#[test]
+fn what_a_token_costs_grows_by_what_attention_reads_and_no_more() {
+    let (config, device) = (Config::bytes(2, 32, 4, 200, 0.0), Device::new("cpu").unwrap());
+    let model = Gpt2::fresh(&device, config, 1).unwrap();
+    let mut cache = model.cache().unwrap();
+    let mut step = || {
+        let before = (device.counters(), device.pool_stats().misses);
+        model.next_logits(&[65], &mut cache).unwrap();
+        let after = (device.counters(), device.pool_stats().misses);
+        (
+            after.0.verb_bytes - before.0.verb_bytes,
+            after.0.launches - before.0.launches,
+            after.1 - before.1,
+        )
+    };
+    let early: Vec<_> = (0..10).map(|_| step()).collect();
+    for _ in 0..180 {
+        step();
+    }
+    let late = step();
+    // Each block reads one key and one value row of 32 numbers more for each token before.
+    let rows = 2 * 2 * 32 * 4;
+    assert_eq!(late.0 - early[5].0, rows * (190 - 5));
+    assert_eq!(late.1, early[5].1);
+    assert_eq!(late.2, 0, "nothing is allocated");
+}
+
+#[test]
+fn generation_goes_on_beyond_the_context() {
+    let model = model(config());
+    let choice = Choice { temperature: 1.0, top_k: Some(50), top_p: None, seed: 3 };
+    let draw = |prompt: &[i32]| {
+        let mut drawn = Vec::new();
+        let mut take = |t| -> Result<()> {
+            drawn.push(t);
+            Ok(())
+        };
+        generate(&model, prompt, 80, &choice, &mut take).unwrap();
+        drawn
+    };
+    assert_eq!(draw(&tokens(3)).len(), 80);
+    assert_eq!(draw(&tokens(3)), draw(&tokens(3)));
+    assert_eq!(draw(&tokens(100)).len(), 80, "a prompt longer than the context");
+    assert_eq!(draw(&tokens(24)).len(), 80, "a prompt as long as the context");
+}
+
+/// Writes the model's tensors under other names, and others with them.
+fn write_renamed(
+    model: &Gpt2,
+    dir: &Path,
+    rename: impl Fn(&str) -> Option<String>,
+    extra: &[(&str, &[usize])],
+) {
+    save_model(&Disk, dir, model).unwrap();
+    let mut all: Vec<Named<'_>> = model
+        .parameters()
+        .into_iter()
+        .filter_map(|(name, t)| {
+            let shape = t.shape().to_vec();
+            Some(Named { name: rename(&name)?, shape, read: Box::new(move || t.to_vec()) })
+        })
+        .collect();
+    for (name, shape) in extra {
+        let n = shape.iter().product();
+        let read = Box::new(move || Ok(vec![9.0; n]));
+        all.push(Named { name: (*name).into(), shape: shape.to_vec(), read });
+    }
+    write_safetensors(&Disk, &dir.join("model.safetensors"), &[], &all).unwrap();
+}
+
+#[test]
+fn files_with_and_without_prefix_and_with_old_buffers_open() {
+    let (model, dir) = (model(config()), tempfile::tempdir().unwrap());
+    let logits = whole(&model, &tokens(9));
+    let same = |dir: &Path| {
+        let opened = Gpt2::open(model.device(), dir).unwrap();
+        assert_eq!(whole(&opened, &tokens(9)), logits);
+    };
+    save_model(&Disk, dir.path(), &model).unwrap();
+    same(dir.path());
+    let archive = Archive::open(&dir.path().join("model.safetensors")).unwrap();
+    assert!(archive.names().contains(&"transformer.h.1.attn.c_attn.weight".to_owned()));
+    assert_eq!(archive.shape("transformer.h.0.mlp.c_fc.weight"), Some(&[32, 128][..]));
+    let short = |name: &str| Some(name.trim_start_matches("transformer.").to_owned());
+    let extra: &[(&str, &[usize])] = &[
+        ("h.0.attn.bias", &[1, 1, 24, 24]),
+        ("h.1.attn.masked_bias", &[1]),
+        ("lm_head.weight", &[256, 32]),
+    ];
+    write_renamed(&model, dir.path(), short, extra);
+    same(dir.path());
+}
+
+#[test]
+fn an_output_layer_of_its_own_is_used() {
+    let untied = Config { tie_word_embeddings: false, ..config() };
+    let (model, dir) = (model(untied), tempfile::tempdir().unwrap());
+    save_model(&Disk, dir.path(), &model).unwrap();
+    let opened = Gpt2::open(model.device(), dir.path()).unwrap();
+    assert_eq!(whole(&opened, &tokens(9)), whole(&model, &tokens(9)));
+    assert!(model.parameters().iter().any(|(name, _)| name == "lm_head.weight"));
+}
+
+#[test]
+fn files_of_another_model_are_refused_by_name() {
+    let (model, dir) = (model(config()), tempfile::tempdir().unwrap());
+    let refused = || Gpt2::open(model.device(), dir.path()).err().unwrap().to_string();
+    assert!(refused().contains("config.json"));
+    let without = |name: &str| (!name.contains("ln_f.bias")).then(|| name.to_owned());
+    write_renamed(&model, dir.path(), without, &[]);
+    assert!(refused().contains("\"transformer.ln_f.bias\" is missing"), "{}", refused());
+    write_renamed(&model, dir.path(), |n| Some(n.into()), &[("transformer.h.2.ln_1.bias", &[32])]);
+    assert!(refused().contains("h.2.ln_1.bias"), "{}", refused());
+    std::fs::remove_file(dir.path().join("model.safetensors")).unwrap();
+    assert!(refused().contains("model.safetensors"));
+    std::fs::write(dir.path().join("pytorch_model.bin"), b"x").unwrap();
+    assert!(refused().contains("pytorch_model.bin"));
+}
