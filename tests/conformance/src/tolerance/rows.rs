@@ -79,26 +79,31 @@ pub fn softmax_backward(v: &SoftmaxBackward) -> Result<Vec<Vec<f64>>> {
     Ok(vec![errors])
 }
 
+/// The error of a mean: that of the sum, and its own rounding.
+fn mean_error(x: &[f64], mean: f64) -> f64 {
+    let sum: f64 = x.iter().map(|x| x.abs()).sum();
+    U * (sum_factor(x.len()) * sum / x.len() as f64 + 2.0 * mean.abs())
+}
+
 /// The error of the mean passes into every difference; half the relative error of the variance
 /// into the reciprocal standard deviation.
 pub fn norm(v: &Norm) -> Result<Vec<Vec<f64>>> {
     let (x, n) = (read(&v.x)?, width(&v.x));
     let weight = v.weight.as_ref().map(read).transpose()?;
     let truth = evaluate(&v.clone().into())?;
-    let (mut y_error, mut mean_error, mut rstd_error) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut y_error, mut shifts, mut rstd_error) = (Vec::new(), Vec::new(), Vec::new());
     for (row, x) in x.chunks_exact(n).enumerate() {
         let rstd = truth[1][row];
         let (mean, shift) = match v.kind {
             NormKind::Rms => (0.0, 0.0),
             NormKind::Layer => {
-                let sum: f64 = x.iter().map(|x| x.abs()).sum();
                 let mean = x.iter().sum::<f64>() / n as f64;
-                (mean, U * (sum_factor(n) * sum / n as f64 + 2.0 * mean.abs()))
+                (mean, mean_error(x, mean))
             }
         };
         let square_error = squares_error(x, mean, shift) / n as f64;
         let relative = 0.5 * square_error * rstd * rstd + 4.0 * U;
-        mean_error.push(shift);
+        shifts.push(shift);
         rstd_error.push(rstd * relative);
         for (i, x) in x.iter().enumerate() {
             let w = weight.as_ref().map_or(1.0, |w| w[i].abs());
@@ -110,7 +115,7 @@ pub fn norm(v: &Norm) -> Result<Vec<Vec<f64>>> {
     }
     let mut errors = vec![y_error, rstd_error];
     if v.mean.is_some() {
-        errors.push(mean_error);
+        errors.push(shifts);
     }
     let lens = truth.iter().map(Vec::len);
     errors.iter_mut().zip(lens).for_each(|(e, len)| e.resize(len, 0.0));
@@ -118,8 +123,8 @@ pub fn norm(v: &Norm) -> Result<Vec<Vec<f64>>> {
 }
 
 /// `d_x = rstd (g - mean(g) - normal mean(g normal))` with `g = d_y weight`; gradients of the
-/// parameters are sums over the rows. The mean was saved in f32; a backend may use it as it is or
-/// undo that rounding.
+/// parameters are sums over the rows. The saved mean is off by what the forward may be off; a
+/// backend may use it as it is or find a better one.
 pub fn norm_backward(v: &NormBackward) -> Result<Vec<Vec<f64>>> {
     let (x, d_y, n) = (read(&v.x)?, read(&v.d_y)?, width(&v.x));
     let weight = v.weight.as_ref().map(read).transpose()?;
@@ -145,7 +150,10 @@ pub fn norm_backward(v: &NormBackward) -> Result<Vec<Vec<f64>>> {
             NormKind::Rms => (0.0, 0.0),
         };
         let factor = U * (sum_factor(n) + 5.0);
-        let saved = U * mean.abs() * rstd[row];
+        let saved = match v.kind {
+            NormKind::Layer => mean_error(x, mean) * rstd[row],
+            NormKind::Rms => 0.0,
+        };
         for i in 0..n {
             let back = normal[i].abs() * along.abs();
             let error = factor * (shift_size + normal[i].abs() * along_size)
