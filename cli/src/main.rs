@@ -60,7 +60,10 @@ fn on_threads(
 /// A panic is this program's fault: one sentence, no trace.
 fn report_panics() {
     std::panic::set_hook(Box::new(|info| {
-        let message = info.payload_as_str().unwrap_or("no message");
+        let payload = info.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let message = text.or(payload.downcast_ref::<String>().map(String::as_str));
+        let message = message.unwrap_or("no message");
         let place = info.location().map(|l| format!(" at {}:{}", l.file(), l.line()));
         eprintln!(
             "error: internal error{}: {message}; please report it with the command that led to it",

@@ -27,8 +27,12 @@ impl ByteTokenizer {
         for byte in 0..=255u8 {
             vocab.insert(printable(byte).to_string(), json!(byte));
         }
-        let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
-                   "use_regex": false});
+        let byte_level = json!({
+            "type": "ByteLevel",
+            "add_prefix_space": false,
+            "trim_offsets": true,
+            "use_regex": false,
+        });
         json!({
             "version": "1.0",
             "truncation": null,

@@ -147,7 +147,7 @@ impl Config {
         if let Some((name, _)) = sizes.into_iter().find(|(_, size)| *size == 0) {
             return invalid(format!("{name} is 0 and must be at least 1"));
         }
-        if self.n_embd % self.n_head != 0 {
+        if !self.n_embd.is_multiple_of(self.n_head) {
             let (width, heads) = (self.n_embd, self.n_head);
             return invalid(format!("n_embd {width} is no multiple of n_head {heads}"));
         }

@@ -164,7 +164,8 @@ impl Gpt2 {
             other.into_iter().find(|f| !weights.exists() && folder.join(f).exists())
         {
             let message = format!(
-                "only a single model.safetensors can be read, and there is {other}: save the model anew with transformers"
+                "only a single model.safetensors can be read, and there is {other}: save the model \
+                 anew with transformers"
             );
             return Err(Error::format(folder, message));
         }
