@@ -9,7 +9,7 @@
 
 use super::pack::{Factor, Matrix, PackRows, PackTransposed, RowDots, UnpackRows};
 use super::product::{Band, Product, Start, panel_columns};
-use super::shape::{Block, Pieces, Shape, Shared, blocks, for_each};
+use super::shape::{Block, Pass, Pieces, Shape, Shared, blocks, for_each};
 use super::softmax::{Gradient, MAX_LANES};
 use super::{Backward, Tensor};
 use crate::isa::Isa;
@@ -57,14 +57,8 @@ impl Keys {
 
     /// # Safety
     /// `self` is writable for `rows`, and `call`'s tensors are readable.
-    unsafe fn pack(
-        &self,
-        isa: Isa,
-        call: &Backward,
-        shape: &Shape,
-        unit: usize,
-        rows: Range<usize>,
-    ) {
+    unsafe fn pack(&self, pass: Pass<'_, Backward>, unit: usize, rows: Range<usize>) {
+        let Pass { isa, call, shape } = pass;
         let (batch, head) = shape.unit(unit);
         let (start, dim, width, n) = (rows.start, shape.dim, shape.width(), rows.len());
         let columns = panel_columns(isa.lanes());
@@ -112,13 +106,11 @@ impl Queries {
     /// `self` is writable for `rows`, and `call`'s tensors are readable.
     unsafe fn pack(
         &self,
-        isa: Isa,
-        call: &Backward,
-        shape: &Shape,
-        batch: usize,
-        head: usize,
+        pass: Pass<'_, Backward>,
+        (batch, head): (usize, usize),
         rows: Range<usize>,
     ) {
+        let Pass { isa, call, shape } = pass;
         let (dim, width) = (shape.dim, shape.width());
         let copy = |from: &Tensor, rows: &Range<usize>, dst, factor| PackRows {
             src: from.matrix(batch, head).skip_rows(rows.start),
@@ -172,14 +164,15 @@ pub fn backward_workspace_bytes(q: &Layout, k: &Layout) -> usize {
 /// nothing, and nobody else touches them meanwhile.
 pub unsafe fn backward(isa: Isa, call: &Backward) {
     let shape = Shape::new(&call.forward.q.layout, &call.forward.k.layout);
+    let pass = Pass { isa, call, shape };
     if shape.many_units() {
         for_each(shape.units(), 5 * shape.work(), |unit| {
             // SAFETY: as the caller promises; units write disjoint gradients.
-            unsafe { one_pass(isa, call, &shape, unit) };
+            unsafe { one_pass(pass, unit) };
         });
     } else {
         // SAFETY: as the caller promises.
-        unsafe { two_passes(isa, call, &shape) };
+        unsafe { two_passes(pass) };
     }
 }
 
@@ -190,25 +183,26 @@ const SCORES_LEN: usize = 2 * ROWS * SCORES_ROW;
 ///
 /// # Safety
 /// As [`backward`].
-unsafe fn one_pass(isa: Isa, call: &Backward, shape: &Shape, unit: usize) {
+unsafe fn one_pass(pass: Pass<'_, Backward>, unit: usize) {
+    let Pass { isa, call, shape } = pass;
     let (dim, width) = (shape.dim, shape.width());
     let (batch, kv_head) = shape.unit(unit);
     let (kv_len, q_len) = (shape.keys * width, shape.queries * width);
-    let (keys_len, queries_len) = (Keys::len(shape), Queries::len(shape));
+    let (keys_len, queries_len) = (Keys::len(&shape), Queries::len(&shape));
     let total = keys_len + queries_len + 2 * kv_len + q_len + SCORES_LEN;
     with_scratch(total, |memory| {
         let mut pieces = Pieces(memory);
-        let keys = Keys::new(shape, pieces.take(keys_len));
-        let queries = Queries::new(shape, pieces.take(queries_len));
+        let keys = Keys::new(&shape, pieces.take(keys_len));
+        let queries = Queries::new(&shape, pieces.take(queries_len));
         let (d_k, d_v) = (pieces.take(kv_len), pieces.take(kv_len));
         let (d_q, scores) = (pieces.take(q_len), pieces.take(SCORES_LEN));
         // SAFETY: the pieces are this task's own and as long as they are used.
         unsafe {
-            keys.pack(isa, call, shape, unit, 0..shape.keys);
+            keys.pack(pass, unit, 0..shape.keys);
             std::slice::from_raw_parts_mut(d_k, kv_len).fill(0.0);
             std::slice::from_raw_parts_mut(d_v, kv_len).fill(0.0);
             for head in shape.heads_of(kv_head) {
-                queries.pack(isa, call, shape, batch, head, 0..shape.queries);
+                queries.pack(pass, (batch, head), 0..shape.queries);
                 std::slice::from_raw_parts_mut(d_q, q_len).fill(0.0);
                 for cols in blocks(shape.keys, COLS) {
                     for rows in blocks(shape.queries, ROWS) {
@@ -218,7 +212,7 @@ unsafe fn one_pass(isa: Isa, call: &Backward, shape: &Shape, unit: usize) {
                             d_v: d_v.add(cols.start * width),
                         };
                         let block = Block { batch, head, rows, cols: cols.clone() };
-                        pair(isa, call, shape, &block, keys, queries, grads, scores);
+                        pair(pass, &block, keys, queries, grads, scores);
                     }
                 }
                 let dst = call.d_q.matrix(batch, head);
@@ -239,13 +233,14 @@ unsafe fn one_pass(isa: Isa, call: &Backward, shape: &Shape, unit: usize) {
 ///
 /// # Safety
 /// As [`backward`].
-unsafe fn two_passes(isa: Isa, call: &Backward, shape: &Shape) {
+unsafe fn two_passes(pass: Pass<'_, Backward>) {
+    let shape = pass.shape;
     let heads = shape.batch * shape.heads;
-    let (keys_len, queries_len) = (Keys::len(shape), Queries::len(shape));
-    let memory = Shared::new(call.workspace);
+    let (keys_len, queries_len) = (Keys::len(&shape), Queries::len(&shape));
+    let memory = Shared::new(pass.call.workspace);
     let queries_start = shape.units() * keys_len;
-    let keys = |unit| Keys::new(shape, memory.offset(unit * keys_len));
-    let queries = |head| Queries::new(shape, memory.offset(queries_start + head * queries_len));
+    let keys = |unit| Keys::new(&shape, memory.offset(unit * keys_len));
+    let queries = |head| Queries::new(&shape, memory.offset(queries_start + head * queries_len));
     let cols: Vec<_> = blocks(shape.keys, COLS).collect();
     let rows: Vec<_> = blocks(shape.queries, ROWS).collect();
     let (key_tasks, query_tasks) = (shape.units() * cols.len(), heads * rows.len());
@@ -254,25 +249,25 @@ unsafe fn two_passes(isa: Isa, call: &Backward, shape: &Shape) {
         unsafe {
             if task < key_tasks {
                 let (unit, part) = (task / cols.len(), cols[task % cols.len()].clone());
-                keys(unit).pack(isa, call, shape, unit, part);
+                keys(unit).pack(pass, unit, part);
             } else {
                 let (bh, i) = ((task - key_tasks) / rows.len(), (task - key_tasks) % rows.len());
                 let (batch, head) = (bh / shape.heads, bh % shape.heads);
-                queries(bh).pack(isa, call, shape, batch, head, rows[i].clone());
+                queries(bh).pack(pass, (batch, head), rows[i].clone());
             }
         }
     });
     for_each(key_tasks, 4 * shape.work(), |task| {
         let (unit, part) = (task / cols.len(), cols[task % cols.len()].clone());
         // SAFETY: as the caller promises; everything packed is only read now.
-        unsafe { keys_gradient(isa, call, shape, unit, part, keys(unit), queries) };
+        unsafe { keys_gradient(pass, unit, part, keys(unit), queries) };
     });
     for_each(query_tasks, 3 * shape.work(), |task| {
         let (bh, part) = (task / rows.len(), rows[task % rows.len()].clone());
         let (batch, head) = (bh / shape.heads, bh % shape.heads);
         let keys = keys(batch * shape.kv_heads + head / shape.group());
         // SAFETY: as above.
-        unsafe { queries_gradient(isa, call, shape, (batch, head), part, keys, queries(bh)) };
+        unsafe { queries_gradient(pass, (batch, head), part, keys, queries(bh)) };
     });
 }
 
@@ -281,14 +276,13 @@ unsafe fn two_passes(isa: Isa, call: &Backward, shape: &Shape) {
 /// # Safety
 /// As [`backward`]; everything is packed.
 unsafe fn keys_gradient(
-    isa: Isa,
-    call: &Backward,
-    shape: &Shape,
+    pass: Pass<'_, Backward>,
     unit: usize,
     cols: Range<usize>,
     keys: Keys,
     queries: impl Fn(usize) -> Queries,
 ) {
+    let Pass { isa, call, shape } = pass;
     let (width, (batch, kv_head)) = (shape.width(), shape.unit(unit));
     let len = COLS * width;
     with_scratch(2 * len + SCORES_LEN, |memory| {
@@ -303,7 +297,7 @@ unsafe fn keys_gradient(
                 let queries = queries(batch * shape.heads + head);
                 for rows in blocks(shape.queries, ROWS) {
                     let block = Block { batch, head, rows, cols: cols.clone() };
-                    pair(isa, call, shape, &block, keys, queries, grads, scores);
+                    pair(pass, &block, keys, queries, grads, scores);
                 }
             }
             for (src, to) in [(d_k, &call.d_k), (d_v, &call.d_v)] {
@@ -320,14 +314,13 @@ unsafe fn keys_gradient(
 /// # Safety
 /// As [`backward`]; everything is packed.
 unsafe fn queries_gradient(
-    isa: Isa,
-    call: &Backward,
-    shape: &Shape,
+    pass: Pass<'_, Backward>,
     (batch, head): (usize, usize),
     rows: Range<usize>,
     keys: Keys,
     queries: Queries,
 ) {
+    let Pass { isa, call, shape } = pass;
     let (width, none) = (shape.width(), std::ptr::null_mut());
     let len = ROWS * width;
     with_scratch(len + SCORES_LEN, |memory| {
@@ -339,7 +332,7 @@ unsafe fn queries_gradient(
             for cols in blocks(shape.keys, COLS) {
                 let block = Block { batch, head, rows: rows.clone(), cols };
                 let grads = Gradients { d_q, d_k: none, d_v: none };
-                pair(isa, call, shape, &block, keys, queries, grads, scores);
+                pair(pass, &block, keys, queries, grads, scores);
             }
             let dst: Matrix = call.d_q.matrix(batch, head).skip_rows(rows.start);
             let (rows, dim, factor) = (rows.len(), shape.dim, Factor::One(call.forward.scale));
@@ -352,20 +345,18 @@ unsafe fn queries_gradient(
 ///
 /// # Safety
 /// As [`backward`]; `keys` and `queries` are packed; `scores` has `SCORES_LEN` numbers.
-#[allow(clippy::too_many_arguments)]
 unsafe fn pair(
-    isa: Isa,
-    call: &Backward,
-    shape: &Shape,
+    pass: Pass<'_, Backward>,
     block: &Block,
     keys: Keys,
     queries: Queries,
     grads: Gradients,
     memory: *mut f32,
 ) {
+    let Pass { isa, call, shape } = pass;
     let (dim, width) = (shape.dim, shape.width());
     let (i, j) = (block.rows.start, block.cols.start);
-    let scores = block.scores(&call.forward, shape, memory, SCORES_ROW);
+    let scores = block.scores(&call.forward, &shape, memory, SCORES_ROW);
     let visible = scores.visible();
     if visible == 0 {
         return;

@@ -3,7 +3,7 @@
 use super::Forward;
 use super::pack::{Factor, PackRows, PackTransposed, UnpackRows};
 use super::product::{Band, Product, Start, panel_columns};
-use super::shape::{Block, Pieces, Shape, Shared, blocks, for_each, visible_keys};
+use super::shape::{Block, Pass, Pieces, Shape, Shared, blocks, for_each, visible_keys};
 use super::softmax::{Finish, MAX_LANES, OnlineSoftmax};
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
@@ -38,16 +38,12 @@ impl Keys {
 
     /// # Safety
     /// `self` is writable for `rows`, and `call`'s tensors are readable.
-    unsafe fn pack(
-        &self,
-        isa: Isa,
-        call: &Forward,
-        shape: &Shape,
-        unit: usize,
-        rows: Range<usize>,
-    ) {
+    unsafe fn pack(&self, pass: Pass<'_, Forward>, unit: usize, rows: Range<usize>) {
+        let Pass { isa, call, shape } = pass;
         let (batch, head) = shape.unit(unit);
         let (start, dim, width) = (rows.start, shape.dim, shape.width());
+        call.k.matrix(batch, head).skip_rows(start).prefetch(rows.len(), dim);
+        call.v.matrix(batch, head).skip_rows(start).prefetch(rows.len(), dim);
         // SAFETY: as the caller promises.
         unsafe {
             isa.run(
@@ -114,6 +110,7 @@ pub unsafe fn forward(isa: Isa, call: &Forward) {
     if shape.batch * shape.heads * shape.queries == 0 {
         return;
     }
+    let pass = Pass { isa, call, shape };
     let packed_len = Keys::len(&shape, isa);
     let units = shape.units();
     if shape.many_units() {
@@ -125,10 +122,10 @@ pub unsafe fn forward(isa: Isa, call: &Forward) {
                 let (batch, kv_head) = shape.unit(unit);
                 // SAFETY: as the caller promises; the working memory is this task's own.
                 unsafe {
-                    keys.pack(isa, call, &shape, unit, 0..shape.keys);
+                    keys.pack(pass, unit, 0..shape.keys);
                     for head in shape.heads_of(kv_head) {
                         for rows in blocks(shape.queries, ROWS) {
-                            query_block(isa, call, &shape, batch, head, rows, keys, &work);
+                            query_block(pass, (batch, head), rows, keys, &work);
                         }
                     }
                 }
@@ -143,7 +140,7 @@ pub unsafe fn forward(isa: Isa, call: &Forward) {
         for_each(units * pieces.len(), shape.work(), |task| {
             let (unit, piece) = (task / pieces.len(), task % pieces.len());
             // SAFETY: as the caller promises; the pieces of the packed keys are disjoint.
-            unsafe { keys(unit).pack(isa, call, &shape, unit, pieces[piece].clone()) };
+            unsafe { keys(unit).pack(pass, unit, pieces[piece].clone()) };
         });
         let pieces: Vec<_> = blocks(shape.queries, ROWS).collect();
         for_each(shape.batch * shape.heads * pieces.len(), shape.work(), |task| {
@@ -154,7 +151,7 @@ pub unsafe fn forward(isa: Isa, call: &Forward) {
             with_scratch(Work::len(&shape), |work| {
                 let work = Work::new(&shape, work);
                 // SAFETY: as the caller promises; the keys are packed and only read now.
-                unsafe { query_block(isa, call, &shape, batch, head, rows, keys(unit), &work) };
+                unsafe { query_block(pass, (batch, head), rows, keys(unit), &work) };
             });
         });
     });
@@ -164,24 +161,22 @@ pub unsafe fn forward(isa: Isa, call: &Forward) {
 ///
 /// # Safety
 /// As [`forward`]; `keys` is packed and nobody else has `work`.
-#[allow(clippy::too_many_arguments)]
 unsafe fn query_block(
-    isa: Isa,
-    call: &Forward,
-    shape: &Shape,
-    batch: usize,
-    head: usize,
+    pass: Pass<'_, Forward>,
+    (batch, head): (usize, usize),
     rows: Range<usize>,
     keys: Keys,
     work: &Work,
 ) {
+    let Pass { isa, call, shape } = pass;
     let (dim, width, n) = (shape.dim, shape.width(), rows.len());
     let q = call.q.matrix(batch, head).skip_rows(rows.start);
+    call.out.matrix(batch, head).skip_rows(rows.start).prefetch(n, dim);
     // SAFETY: the blocks lie inside the tensors and the working memory.
     unsafe {
         let dst = work.q;
         isa.run(PackRows { src: q, dst, rows: n, dim, width, factor: call.scale }.kernel());
-        let visible = visible_keys(call, shape, rows.end);
+        let visible = visible_keys(call, &shape, rows.end);
         if visible == 0 {
             std::slice::from_raw_parts_mut(work.out, n * width).fill(0.0);
             std::slice::from_raw_parts_mut(work.max, n).fill(f32::NEG_INFINITY);
@@ -189,7 +184,7 @@ unsafe fn query_block(
         }
         for cols in blocks(visible, COLS) {
             let block = Block { batch, head, rows: rows.clone(), cols };
-            key_block(isa, call, shape, &block, keys, work);
+            key_block(pass, &block, keys, work);
         }
         let (max, factor) = (work.max, work.factor);
         isa.run(Finish { rows: n, max, sum: work.sum, factor }.kernel());
@@ -206,18 +201,12 @@ unsafe fn query_block(
 ///
 /// # Safety
 /// As [`query_block`].
-unsafe fn key_block(
-    isa: Isa,
-    call: &Forward,
-    shape: &Shape,
-    block: &Block,
-    keys: Keys,
-    work: &Work,
-) {
+unsafe fn key_block(pass: Pass<'_, Forward>, block: &Block, keys: Keys, work: &Work) {
+    let Pass { isa, call, shape } = pass;
     let (dim, width) = (shape.dim, shape.width());
     let (first, start) = (block.cols.start == 0, block.cols.start);
     let panel = panel_columns(isa.lanes());
-    let scores = block.scores(call, shape, work.scores, SCORES_ROW);
+    let scores = block.scores(call, &shape, work.scores, SCORES_ROW);
     // SAFETY: as the caller promises; a block's scores fit `ROWS` rows of `SCORES_ROW`.
     unsafe {
         let q_k = Product {

@@ -1,6 +1,8 @@
 //! Blocks copied to and from the layouts that the products read.
 
 use super::product::splat;
+use crate::gemm::micro::prefetch;
+use crate::gemm::pack::{Strip, pack};
 use crate::isa::Kernel;
 use crate::simd::Simd;
 
@@ -18,6 +20,25 @@ impl Matrix {
         Self { at: self.at.wrapping_offset(i as isize * self.row), ..self }
     }
 }
+
+impl Matrix {
+    /// Asks for the cache lines of `rows` rows of `dim` numbers. Heads are often narrower than the
+    /// distance of their rows, which the hardware does not foresee.
+    pub fn prefetch(self, rows: usize, dim: usize) {
+        if self.col != 1 {
+            return;
+        }
+        for i in 0..rows {
+            let row = self.skip_rows(i).at;
+            for d in (0..dim).step_by(LINE) {
+                prefetch(row.wrapping_add(d));
+            }
+        }
+    }
+}
+
+/// f32 numbers in a cache line.
+const LINE: usize = 16;
 
 /// `dst[i, ..dim] = factor * src[i, ..]`, with zeros up to `width`, a whole number of vectors.
 pub struct PackRows {
@@ -126,6 +147,10 @@ impl Kernel for Checked<PackRows> {
     }
 }
 
+/// `dst[d] = factor * src[d]` for `d < dim`, zeros up to `width`.
+///
+/// # Safety
+/// `dim` numbers are readable and `width`, a whole number of vectors, are writable.
 #[inline(always)]
 unsafe fn pack_row<S: Simd>(
     s: S,
@@ -182,6 +207,10 @@ impl Kernel for Checked<UnpackRows> {
     }
 }
 
+/// `dst[d] = factor * src[d]` for `d < dim`.
+///
+/// # Safety
+/// `dim` numbers, rounded up to whole vectors, are readable and `dim` are writable.
 #[inline(always)]
 unsafe fn unpack_row<S: Simd>(s: S, src: *const f32, dst: Matrix, dim: usize, factor: f32) {
     // SAFETY: the caller promises `dim` numbers, rounded up to whole vectors, to read and `dim`
@@ -209,30 +238,21 @@ impl Kernel for Checked<PackTransposed> {
     type Out = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run<S: Simd>(self, s: S) {
         let p = self.0;
         for first in (0..p.rows).step_by(p.columns) {
-            let rows = p.columns.min(p.rows - first);
             let src = p.src.skip_rows(first);
+            let strip = Strip {
+                src: src.at,
+                across: src.row,
+                along: src.col,
+                count: p.columns.min(p.rows - first),
+                width: p.columns,
+                k: p.dim,
+                dst: p.dst.wrapping_add(first * p.dim),
+            };
             // SAFETY: `PackTransposed::kernel`'s caller promised whole panels.
-            unsafe { pack_panel(src, p.dst.add(first * p.dim), rows, p.dim, p.columns) }
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn pack_panel(src: Matrix, dst: *mut f32, rows: usize, dim: usize, columns: usize) {
-    // SAFETY: the caller promises `rows` by `dim` numbers to read and `dim` by `columns` to write.
-    unsafe {
-        for d in 0..dim {
-            let from = src.at.wrapping_offset(d as isize * src.col);
-            let to = dst.add(d * columns);
-            for j in 0..rows {
-                *to.add(j) = *from.wrapping_offset(j as isize * src.row);
-            }
-            for j in rows..columns {
-                *to.add(j) = 0.0;
-            }
+            unsafe { pack(s, &strip) }
         }
     }
 }

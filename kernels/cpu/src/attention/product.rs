@@ -5,6 +5,7 @@
 //! is read by broadcasts, which may have any strides (a transposed `A` costs nothing), and `B` by
 //! vectors along its rows.
 
+use crate::gemm::micro::step;
 use crate::isa::Kernel;
 use crate::simd::Simd;
 
@@ -90,6 +91,21 @@ impl Kernel for Run {
     }
 }
 
+/// Rows of a tile of `vectors` vectors a row: as many accumulators as leave registers for a row of
+/// `B` and one broadcast.
+#[inline(always)]
+const fn tile_rows(lanes: usize, vectors: usize) -> usize {
+    match (lanes, vectors) {
+        (8, 2) => 6,
+        (_, 4) => 6,
+        _ => 8,
+    }
+}
+
+/// The product panel by panel, each from the first row to the last.
+///
+/// # Safety
+/// As [`Product::kernel`].
 #[inline(always)]
 unsafe fn panels<S: Simd>(s: S, p: &Product) {
     let vectors = p.n.div_ceil(S::LANES);
@@ -97,78 +113,65 @@ unsafe fn panels<S: Simd>(s: S, p: &Product) {
     // Panels of equal width: 3 + 2 vectors keep more accumulators busy than 4 + 1.
     let plain = vectors.div_ceil(vectors.div_ceil(widest).max(1));
     let (columns, step) = p.b_panel.unwrap_or((plain * S::LANES, plain * S::LANES));
-    let mut done = 0;
+    let mut col = 0;
     let mut b = p.b;
-    while done < p.n {
-        let nv = (vectors - done / S::LANES).min(columns / S::LANES);
-        // SAFETY: the panel starts below `n`, so inside `B` and `C`.
-        unsafe {
-            match nv {
-                1 => rows::<S, 1>(s, p, b, done),
-                2 => rows::<S, 2>(s, p, b, done),
-                3 => rows::<S, 3>(s, p, b, done),
-                _ => rows::<S, 4>(s, p, b, done),
-            }
-            b = b.wrapping_add(step);
+    while col < p.n {
+        let nv = (vectors - col / S::LANES).min(columns / S::LANES);
+        let most = tile_rows(S::LANES, nv);
+        for i in (0..p.m).step_by(most) {
+            // SAFETY: the panel starts below `n` and the rows end at `m`: inside the blocks.
+            unsafe { place_tile(s, p, b, (i, col), (most.min(p.m - i), nv)) }
         }
-        done += columns;
+        b = b.wrapping_add(step);
+        col += columns;
     }
 }
 
-/// The tiles of one panel of `NV` vectors at column `col`.
+/// The tile of `mr` rows and at most `nv` vectors at row `i` and column `col`, less what the band
+/// leaves out.
+///
+/// # Safety
+/// As [`Product::kernel`]; the tile lies inside the blocks.
 #[inline(always)]
-unsafe fn rows<S: Simd, const NV: usize>(s: S, p: &Product, b: *const f32, col: usize) {
-    let most = match (S::LANES, NV) {
-        (8, 1) => 8,
-        (8, 2) => 6,
-        (8, _) => 3,
-        (_, 4) => 6,
-        _ => 8,
-    };
-    let mut i = 0;
-    while i < p.m {
-        let mr = most.min(p.m - i);
-        let reach = |o: isize| (i as isize + mr as isize - 1 + o).max(0) as usize;
-        let (from, to) = match p.band {
-            Band::Full | Band::Columns(_) => (0, p.k),
-            Band::DepthEnd(o) => (0, reach(o).min(p.k)),
-            Band::DepthBegin(o) => (((i as isize + 1 - o).max(0) as usize).min(p.k), p.k),
+unsafe fn place_tile<S: Simd>(
+    s: S,
+    p: &Product,
+    b: *const f32,
+    (i, col): (usize, usize),
+    (mr, nv): (usize, usize),
+) {
+    let reach = |o: isize| (i as isize + mr as isize - 1 + o).max(0) as usize;
+    let (mut nv, mut from, mut to) = (nv, 0, p.k);
+    match p.band {
+        Band::Full => {}
+        Band::Columns(o) if reach(o) <= col => return,
+        Band::Columns(o) => nv = nv.min((reach(o) - col).div_ceil(S::LANES)),
+        Band::DepthEnd(o) => to = to.min(reach(o)),
+        Band::DepthBegin(o) => from = to.min((i as isize + 1 - o).max(0) as usize),
+    }
+    // SAFETY: rows `i .. i + mr`, `nv` vectors from `col` and the depth `from .. to` lie inside
+    // the blocks.
+    unsafe {
+        let tile = Tile {
+            a: p.a.add(i * p.a_row + from * p.a_col),
+            a_row: p.a_row,
+            a_col: p.a_col,
+            b: b.add(from * p.b_row),
+            b_row: p.b_row,
+            c: p.c.add(i * p.c_row + col),
+            c_row: p.c_row,
+            k: to - from,
+            start: match p.start {
+                Start::Scaled(f) => Start::Scaled(f.add(i)),
+                other => other,
+            },
         };
-        let needed = match p.band {
-            Band::Columns(o) => reach(o) > col,
-            _ => true,
-        };
-        if needed {
-            // SAFETY: rows `i .. i + mr`, columns from `col` and the depth `from .. to` lie inside
-            // the blocks.
-            unsafe {
-                let tile = Tile {
-                    a: p.a.add(i * p.a_row + from * p.a_col),
-                    a_row: p.a_row,
-                    a_col: p.a_col,
-                    b: b.add(from * p.b_row),
-                    b_row: p.b_row,
-                    c: p.c.add(i * p.c_row + col),
-                    c_row: p.c_row,
-                    k: to - from,
-                    start: match p.start {
-                        Start::Scaled(f) => Start::Scaled(f.add(i)),
-                        other => other,
-                    },
-                };
-                match mr {
-                    1 => tile.run::<S, 1, NV>(s),
-                    2 => tile.run::<S, 2, NV>(s),
-                    3 => tile.run::<S, 3, NV>(s),
-                    4 => tile.run::<S, 4, NV>(s),
-                    5 => tile.run::<S, 5, NV>(s),
-                    6 => tile.run::<S, 6, NV>(s),
-                    7 => tile.run::<S, 7, NV>(s),
-                    _ => tile.run::<S, 8, NV>(s),
-                }
-            }
+        match nv {
+            1 => tile.rows::<S, 1>(s, mr),
+            2 => tile.rows::<S, 2>(s, mr),
+            3 => tile.rows::<S, 3>(s, mr),
+            _ => tile.rows::<S, 4>(s, mr),
         }
-        i += mr;
     }
 }
 
@@ -185,9 +188,36 @@ struct Tile {
 }
 
 impl Tile {
+    /// # Safety
+    /// As [`Tile::run`]; `mr` and `NV` are not above what the instruction set's registers hold.
+    #[inline(always)]
+    unsafe fn rows<S: Simd, const NV: usize>(self, s: S, mr: usize) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            match mr {
+                1 => self.run::<S, 1, NV>(s),
+                2 => self.run::<S, 2, NV>(s),
+                3 => self.run::<S, 3, NV>(s),
+                4 => self.run::<S, 4, NV>(s),
+                5 => self.run::<S, 5, NV>(s),
+                6 => self.run::<S, 6, NV>(s),
+                7 => self.run::<S, 7, NV>(s),
+                _ => self.run::<S, 8, NV>(s),
+            }
+        }
+    }
+
     /// The micro-kernel: `MR` rows by `NV` vectors of accumulators.
+    ///
+    /// # Safety
+    /// `MR` rows and `NV` vectors of `C`, `MR` rows of `A` and `NV` vectors of `B` are valid over
+    /// the depth `k`.
     #[inline(always)]
     unsafe fn run<S: Simd, const MR: usize, const NV: usize>(self, s: S) {
+        // Tiles that are never asked for cost no code.
+        if NV > tile_vectors(S::LANES) || MR > tile_rows(S::LANES, NV) {
+            return;
+        }
         let mut acc = [[s.lit(0.0); NV]; MR];
         // SAFETY: the caller promises `MR` rows and `NV` vectors of `C`, `MR` rows of `A` and
         // `NV` vectors of `B` over the depth `k`.
@@ -208,17 +238,9 @@ impl Tile {
                 }
             }
             let (mut a, mut b) = (self.a, self.b);
+            let a_row = self.a_row as isize;
             for _ in 0..self.k {
-                let mut row = [s.lit(0.0); NV];
-                for (v, x) in row.iter_mut().enumerate() {
-                    *x = s.load(b.add(v * S::LANES));
-                }
-                for (r, sums) in acc.iter_mut().enumerate() {
-                    let x = splat(s, *a.add(r * self.a_row));
-                    for (sum, y) in sums.iter_mut().zip(row) {
-                        *sum = s.fma(x, y, *sum);
-                    }
-                }
+                step::<S, MR, NV>(s, a, a_row, b, &mut acc);
                 a = a.wrapping_add(self.a_col);
                 b = b.wrapping_add(self.b_row);
             }

@@ -75,6 +75,14 @@ impl Shape {
     }
 }
 
+/// What every function of one call needs.
+#[derive(Clone, Copy)]
+pub struct Pass<'a, C> {
+    pub isa: Isa,
+    pub call: &'a C,
+    pub shape: Shape,
+}
+
 /// Runs `f(0) .. f(n - 1)` in parallel unless there is little work.
 pub fn for_each(n: usize, work: usize, f: impl Fn(usize) + Sync + Send) {
     if n < 2 || work < SMALL_WORK || rayon::current_num_threads() == 1 {

@@ -91,6 +91,9 @@ impl Kernel for Checked<OnlineSoftmax> {
 }
 
 /// As many rows as there are lanes, so that their rescaling factors are one vector.
+///
+/// # Safety
+/// The pointers are good for what [`OnlineSoftmax`] says.
 #[inline(always)]
 unsafe fn online_rows<S: Simd>(
     s: S,
@@ -131,6 +134,9 @@ unsafe fn online_rows<S: Simd>(
 }
 
 /// The largest of `n` numbers; a NaN among them may be passed over, `exp_row` keeps it.
+///
+/// # Safety
+/// `n` numbers, rounded up to whole vectors, are readable.
 #[inline(always)]
 unsafe fn row_max<S: Simd>(s: S, row: *const f32, n: usize) -> f32 {
     let low = splat(s, f32::NEG_INFINITY);
@@ -155,6 +161,9 @@ unsafe fn row_max<S: Simd>(s: S, row: *const f32, n: usize) -> f32 {
 
 /// `row[j] = exp(row[j] - shift)` for `j < n`, zeros up to `fill`, rounded up to whole vectors;
 /// their sum by lane.
+///
+/// # Safety
+/// `fill >= n` numbers, rounded up to whole vectors, are readable and writable.
 #[inline(always)]
 unsafe fn exp_row<S: Simd>(s: S, row: *mut f32, n: usize, fill: usize, shift: f32) -> S::V {
     let (zero, shift) = (s.lit(0.0), splat(s, shift));
@@ -194,6 +203,9 @@ fn first_lanes<S: Simd>(s: S, v: S::V, n: usize, other: S::V) -> S::V {
 
 /// Adds row `i` of the mask to its scores. `bias` holds the row; it is kept where all rows share
 /// one.
+///
+/// # Safety
+/// The scores are good for what [`Scores`] says, and the mask is readable.
 #[inline(always)]
 unsafe fn apply_mask<S: Simd>(
     s: S,
@@ -204,7 +216,7 @@ unsafe fn apply_mask<S: Simd>(
     let Some(mask) = scores.mask else { return };
     let n = scores.len(i);
     let skip = i as isize * mask.row;
-    let row = unsafe_row(scores, i);
+    let row = scores.at.wrapping_add(i * scores.row);
     // SAFETY: the caller promises that the mask is readable for `rows` by `cols` elements, and the
     // scores for whole vectors; `n <= cols <= MAX_KEYS`.
     unsafe {
@@ -230,12 +242,6 @@ unsafe fn apply_mask<S: Simd>(
             }
         }
     }
-}
-
-/// Where row `i` starts.
-#[inline(always)]
-fn unsafe_row(scores: &Scores, i: usize) -> *mut f32 {
-    scores.at.wrapping_add(i * scores.row)
 }
 
 /// What is left after the last block.
@@ -327,6 +333,11 @@ impl Kernel for Checked<Gradient> {
     }
 }
 
+/// `row[j] = p = exp(row[j] - lse)` and `d_row[j] = p (d_row[j] - delta)` for `j < n`, zeros up to
+/// `fill`, rounded up to whole vectors.
+///
+/// # Safety
+/// `fill >= n` numbers of both rows, rounded up to whole vectors, are readable and writable.
 #[inline(always)]
 unsafe fn gradient_row<S: Simd>(
     s: S,
