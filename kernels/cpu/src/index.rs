@@ -2,7 +2,9 @@
 
 use crate::isa::{Isa, Kernel};
 use crate::simd::Simd;
-use crate::walk::{GRAIN, Integers, Nest, Shared, all_below, copy_bytes, f32s, pointer, split};
+use crate::walk::{
+    GRAIN, Integers, MOVE_GRAIN, Nest, Shared, all_below, copy_bytes, f32s, pointer, split,
+};
 use starling_api::{Error, Gather, MAX_RANK, Result, ScatterAdd, View};
 use std::ops::Range;
 
@@ -77,7 +79,7 @@ fn gather_as<T: Copy>(isa: Isa, v: &Gather) -> Result<()> {
     let mut slices = Nest::new(&shape[cut..], [strides[0], strides[2]].map(|s| &s[cut..]));
     let slice_len = slices.len();
     let (n, step) = slices.pop();
-    split(outer.len() * rows, slice_len, |range| {
+    split(outer.len() * rows, slice_len, MOVE_GRAIN, |range| {
         let (outer, slices) = (&outer, &slices);
         isa.run(Pick { x, index, out, along, outer, rows, row_step, slices, n, step, range });
     });
@@ -231,7 +233,7 @@ fn scatter_slices(isa: Isa, operands: Operands, outer: &Nest<3>, n: usize, rows:
     let owned = if by_columns { n } else { rows };
     let least = if by_columns { MIN_COLUMNS } else { 1 };
     let each = owned.div_ceil(tasks.max(1)).next_multiple_of(least);
-    split(owned.div_ceil(each), outer.len() * each, |range| {
+    split(owned.div_ceil(each), outer.len() * each, GRAIN, |range| {
         for task in range {
             let own = task * each..owned.min((task + 1) * each);
             let all = if by_columns { 0..rows } else { 0..n };
@@ -301,7 +303,7 @@ fn scatter_elements(operands: Operands, shape: &[usize], axis: usize, strides: [
     let count = std::mem::replace(&mut across[axis], 1);
     let columns = Nest::new(&across[..shape.len()], strides);
     let (x_step, index_step) = (strides[0][axis], strides[1][axis]);
-    split(columns.len(), count, |range| {
+    split(columns.len(), count, GRAIN, |range| {
         for i in 0..count as isize {
             let mut walk = columns.walk(range.start);
             for _ in range.clone() {

@@ -252,13 +252,15 @@ impl<const K: usize> Walk<'_, K> {
     }
 }
 
-/// Elements of work below which another task does not pay: about 10 microseconds.
-pub(crate) const GRAIN: usize = 1 << 15;
+/// Elements of arithmetic below which another task does not pay: 10 to 20 microseconds.
+pub(crate) const GRAIN: usize = 1 << 16;
+/// The same for elements that are only moved.
+pub(crate) const MOVE_GRAIN: usize = 1 << 18;
 
-/// Calls `f` for consecutive parts of `0..count`, on several threads when that pays. `cost` is the
-/// number of elements that one item touches.
-pub(crate) fn split(count: usize, cost: usize, f: impl Fn(Range<usize>) + Sync) {
-    let each = (GRAIN / cost.max(1)).clamp(1, count.max(1));
+/// Calls `f` for consecutive parts of `0..count`, on several threads when that pays: a task gets
+/// about `grain` elements, of which one item touches `cost`.
+pub(crate) fn split(count: usize, cost: usize, grain: usize, f: impl Fn(Range<usize>) + Sync) {
+    let each = (grain / cost.max(1)).clamp(1, count.max(1));
     let parts = count.div_ceil(each);
     if parts > 1 && rayon::current_num_threads() > 1 {
         (0..parts).into_par_iter().for_each(|p| f(p * each..count.min((p + 1) * each)));

@@ -6,7 +6,7 @@ mod cast;
 
 use crate::isa::{Isa, Kernel};
 use crate::simd::Simd;
-use crate::walk::{Nest, Shared, copy_bytes, first_byte, pointer, split};
+use crate::walk::{MOVE_GRAIN, Nest, Shared, copy_bytes, first_byte, pointer, split};
 use cast::{Cast, Element};
 use half::{bf16, f16};
 use starling_api::{Copy, DType, Fill, MAX_RANK, Result};
@@ -126,7 +126,7 @@ impl Plan {
     fn runs<T: Transfer>(mut self, isa: Isa, transfer: T) {
         let (rows, row_step) = self.nest.pop();
         let plan = &self;
-        split(plan.nest.len() * rows * plan.n, 1, |range| {
+        split(plan.nest.len() * rows * plan.n, 1, MOVE_GRAIN, |range| {
             isa.run(Runs { plan, transfer, rows, row_step, range });
         });
     }
@@ -145,7 +145,7 @@ impl Plan {
         (self.nest.shape[k], self.nest.strides[k]) = (1, [0; 2]);
         let plane = Plane { rows, row_step, columns: self.n, column_step: self.step[1] };
         let (plan, bands, element) = (&self, rows.div_ceil(BAND), PhantomData::<fn() -> T>);
-        split(plan.nest.len() * bands, BAND * plan.n, |range| {
+        split(plan.nest.len() * bands, BAND * plan.n, MOVE_GRAIN / 4, |range| {
             isa.run(Transpose { plan, plane, bands, range, element });
         });
     }
@@ -308,7 +308,7 @@ fn fill_with<T: std::marker::Copy + Send + Sync>(v: &Fill, value: T) -> Result<(
     let to = pointer::<T>("fill", &v.dst)?;
     let (mut nest, [first]) = in_memory_order(v.dst.shape(), [v.dst.layout.strides()], [1]);
     let (n, [step]) = nest.pop();
-    split(nest.len() * n, 1, |range| {
+    split(nest.len() * n, 1, MOVE_GRAIN, |range| {
         let mut walk = nest.walk(range.start / n);
         let (mut skip, mut left) = (range.start % n, range.len());
         while left > 0 {

@@ -44,7 +44,7 @@ pub use softmax::{softmax, softmax_backward};
 
 use crate::scratch::with_scratch;
 use crate::simd::Simd;
-use crate::walk::{Nest, Shared, f32s, split};
+use crate::walk::{GRAIN, Nest, Shared, f32s, split};
 use starling_api::{Result, View};
 use std::ops::Range;
 
@@ -142,7 +142,7 @@ impl Rows {
 fn for_rows(views: &[&Rows], slots: usize, f: impl Fn(Range<usize>, *mut f32) + Sync) {
     let (count, n) = (views[0].count, views[0].n);
     let staged = if views.iter().all(|v| v.is_dense()) { 0 } else { slots * n };
-    split(count, n, |rows| {
+    split(count, n, GRAIN, |rows| {
         if staged == 0 {
             return f(rows, std::ptr::null_mut());
         }

@@ -239,7 +239,7 @@ pub fn norm_backward(isa: Isa, v: &NormBackward) -> Result<()> {
         let each = x.count.div_ceil(parts);
         let (rows, kind) = (x.count, v.kind);
         let staged = if x.is_dense() && d_y.is_dense() && d_x.is_dense() { 0 } else { 2 * x.n };
-        split(parts, each * x.n, |range| {
+        split(parts, each * x.n, GRAIN, |range| {
             with_scratch(staged, |stage| {
                 let stage = Shared(stage.as_mut_ptr());
                 for part in range {
@@ -286,7 +286,7 @@ impl Partials {
         for (sum, view) in self.of(0).into_iter().zip(outputs) {
             let (Some(sum), Some(view)) = (sum, view) else { continue };
             let out = Rows::new(self.op, view)?;
-            split(self.n, parts, |columns| {
+            split(self.n, parts, GRAIN, |columns| {
                 isa.run(AddParts { sum, parts, stride: self.stride, columns });
             });
             // SAFETY: the verb's check found the output in bounds; its row is apart from the
