@@ -1,6 +1,6 @@
 //! The table of cases on every instruction set of this machine, and on 1, 2 and 3 threads.
 
-use starling_api::{Backend, DType, Stream, Support, Verb, View};
+use starling_api::{Backend, DType, Support, Verb, View};
 use starling_conformance::{Case, Problem, Tier, Verdict, cases, run};
 use starling_cpu::{CpuBackend, Isa};
 use std::sync::Arc;

@@ -179,7 +179,8 @@ impl<'a> Worker<'a> {
     /// Evaluates elements `start .. start + n` of the walk and writes the outputs.
     ///
     /// # Safety
-    /// `n` is at most the job's block, unless [`Job::is_direct`] and they are whole vectors of one row.
+    /// `n` is at most the job's block, unless [`Job::is_direct`] and they are whole vectors of one
+    /// row.
     pub unsafe fn write(&mut self, start: usize, n: usize) {
         // SAFETY: the caller's promise.
         unsafe { self.eval(start, n) };

@@ -174,6 +174,8 @@ impl<F: Formula> Kernel for RunFixed<'_, F> {
     }
 }
 
+/// Makes a program with these scalars.
+type Build = Box<dyn Fn(&[f64]) -> Program + Send + Sync>;
 type RunFn = fn(Isa, Blocks, &[f64; SCALARS]);
 
 fn run<F: Formula>(isa: Isa, blocks: Blocks, scalars: &[f64; SCALARS]) {
@@ -216,7 +218,7 @@ struct Template {
     /// The node that holds each scalar.
     scalars: Vec<usize>,
     /// The program with other scalars.
-    build: Box<dyn Fn(&[f64]) -> Program + Send + Sync>,
+    build: Build,
 }
 
 impl Template {

@@ -29,7 +29,7 @@ impl Load {
 
 /// One whole vector after the other, then element by element.
 macro_rules! load {
-    ($self:ident, $s:ident, $t:ty, $vector:ident, $convert:expr) => {{
+    ($self:ident, $s:ident, $t:ty, $vector:ident, |$x:ident| $convert:expr) => {{
         let from: *const $t = $self.from.cast();
         let mut i = 0;
         if $self.stride == 1 {
@@ -39,8 +39,8 @@ macro_rules! load {
             }
         }
         while i < $self.n {
-            let convert: fn($t) -> f32 = $convert;
-            *$self.to.add(i) = convert(*from.offset(i as isize * $self.stride));
+            let $x = *from.offset(i as isize * $self.stride);
+            *$self.to.add(i) = $convert;
             i += 1;
         }
     }};
@@ -89,7 +89,7 @@ impl Store {
 }
 
 macro_rules! store {
-    ($self:ident, $s:ident, $t:ty, $vector:ident, $convert:expr) => {{
+    ($self:ident, $s:ident, $t:ty, $vector:ident, |$x:ident| $convert:expr) => {{
         let to: *mut $t = $self.to.cast();
         let mut i = 0;
         if $self.stride == 1 {
@@ -99,9 +99,8 @@ macro_rules! store {
             }
         }
         while i < $self.n {
-            let convert: fn(f32) -> $t = $convert;
-            *to.offset(i as isize * $self.stride) =
-                convert(*$self.from.at.add(i * $self.from.step));
+            let $x: f32 = *$self.from.at.add(i * $self.from.step);
+            *to.offset(i as isize * $self.stride) = $convert;
             i += 1;
         }
     }};
@@ -115,8 +114,8 @@ impl Kernel for Store {
         unsafe {
             match self.dtype {
                 DType::F32 => store!(self, s, f32, store, |x| x),
-                DType::F16 => store!(self, s, f16, store_f16, f16::from_f32),
-                DType::BF16 => store!(self, s, bf16, store_bf16, bf16::from_f32),
+                DType::F16 => store!(self, s, f16, store_f16, |x| f16::from_f32(x)),
+                DType::BF16 => store!(self, s, bf16, store_bf16, |x| bf16::from_f32(x)),
                 DType::U8 => {
                     for i in 0..self.n {
                         let truth = *self.from.at.add(i * self.from.step) != 0.0;

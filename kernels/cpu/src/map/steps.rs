@@ -28,6 +28,14 @@ impl Loc {
     }
 }
 
+impl Step {
+    /// The block of argument `k`.
+    #[inline(always)]
+    fn arg(&self, locs: &[Loc], k: usize) -> Loc {
+        locs[usize::from(self.args[k])]
+    }
+}
+
 /// Runs the steps of a tape over one block.
 pub(crate) struct RunSteps<'a> {
     steps: &'a [Step],
@@ -100,104 +108,134 @@ macro_rules! write {
     };
 }
 
-/// One step over a block.
+/// One loop of vectors: `each!(.., method: kinds of the arguments -> kind of the result)`, with
+/// what follows the arguments after a semicolon.
+macro_rules! each {
+    ($s:ident, $step:ident, $locs:ident, $n:ident,
+        $method:ident: $($kind:ident)+ -> $out:ident $(; $extra:expr)?) => {{
+        let dst = $locs[usize::from($step.node)];
+        each!(@loop $s $step $locs $n dst $method $out ($($extra)?) $($kind)+)
+    }};
+    (@loop $s:ident $step:ident $locs:ident $n:ident $dst:ident $method:ident $out:ident
+        ($($extra:expr)?) $k0:ident) => {{
+        let a = $step.arg($locs, 0);
+        for i in 0..$n {
+            let a = read!($k0 $s a.vector::<S>(i));
+            write!($out $s $dst.vector::<S>(i), $s.$method(a $(, $extra)?));
+        }
+    }};
+    (@loop $s:ident $step:ident $locs:ident $n:ident $dst:ident $method:ident $out:ident
+        () $k0:ident $k1:ident) => {{
+        let (a, b) = ($step.arg($locs, 0), $step.arg($locs, 1));
+        for i in 0..$n {
+            let a = read!($k0 $s a.vector::<S>(i));
+            let b = read!($k1 $s b.vector::<S>(i));
+            write!($out $s $dst.vector::<S>(i), $s.$method(a, b));
+        }
+    }};
+    (@loop $s:ident $step:ident $locs:ident $n:ident $dst:ident $method:ident $out:ident
+        () $k0:ident $k1:ident $k2:ident) => {{
+        let (a, b) = ($step.arg($locs, 0), $step.arg($locs, 1));
+        let c = $step.arg($locs, 2);
+        for i in 0..$n {
+            let a = read!($k0 $s a.vector::<S>(i));
+            let b = read!($k1 $s b.vector::<S>(i));
+            let c = read!($k2 $s c.vector::<S>(i));
+            write!($out $s $dst.vector::<S>(i), $s.$method(a, b, c));
+        }
+    }};
+}
+
+/// One step over a block: arithmetic of real numbers here, everything else in [`run_other`].
 ///
 /// # Safety
 /// As [`RunSteps::new`].
 #[inline(always)]
 unsafe fn run_step<S: Simd>(s: S, step: &Step, locs: &[Loc], vectors: usize) {
-    let arg = |k: usize| locs[usize::from(step.args[k])];
-    let dst = locs[usize::from(step.node)];
-    /// `each!(method: kinds of the arguments -> kind of the result; trailing arguments)`
-    macro_rules! each {
-        ($method:ident: $k0:ident -> $out:ident $(; $extra:expr)?) => {{
-            let a = arg(0);
-            for i in 0..vectors {
-                let a = read!($k0 s a.vector::<S>(i));
-                write!($out s dst.vector::<S>(i), s.$method(a $(, $extra)?));
-            }
-        }};
-        ($method:ident: $k0:ident $k1:ident -> $out:ident) => {{
-            let (a, b) = (arg(0), arg(1));
-            for i in 0..vectors {
-                let a = read!($k0 s a.vector::<S>(i));
-                let b = read!($k1 s b.vector::<S>(i));
-                write!($out s dst.vector::<S>(i), s.$method(a, b));
-            }
-        }};
-        ($method:ident: $k0:ident $k1:ident $k2:ident -> $out:ident) => {{
-            let (a, b, c) = (arg(0), arg(1), arg(2));
-            for i in 0..vectors {
-                let a = read!($k0 s a.vector::<S>(i));
-                let b = read!($k1 s b.vector::<S>(i));
-                let c = read!($k2 s c.vector::<S>(i));
-                write!($out s dst.vector::<S>(i), s.$method(a, b, c));
-            }
-        }};
-    }
     // SAFETY: the caller promises that every block holds `vectors` vectors.
     unsafe {
         match step.op {
-            Op::Add => each!(add: V V -> V),
-            Op::Sub => each!(sub: V V -> V),
-            Op::Mul => each!(mul: V V -> V),
-            Op::Div => each!(div: V V -> V),
-            Op::Fma => each!(fma: V V V -> V),
-            Op::Neg => each!(neg: V -> V),
-            Op::Abs => each!(abs: V -> V),
-            Op::Min => each!(min: V V -> V),
-            Op::Max => each!(max: V V -> V),
-            Op::Floor => each!(floor: V -> V),
-            Op::Round => each!(round: V -> V),
-            Op::Sqrt => each!(sqrt: V -> V),
-            Op::Rsqrt => each!(rsqrt: V -> V),
-            Op::Exp => each!(exp: V -> V),
-            Op::Expm1 => each!(expm1: V -> V),
-            Op::Log => each!(log: V -> V),
-            Op::Log1p => each!(log1p: V -> V),
-            Op::Sin => each!(sin: V -> V),
-            Op::Cos => each!(cos: V -> V),
-            Op::Tanh => each!(tanh: V -> V),
-            Op::Erf => each!(erf: V -> V),
-            Op::Sigmoid => each!(sigmoid: V -> V),
-            Op::Softplus => each!(softplus: V -> V),
-            Op::Pow => each!(pow: V V -> V),
-            Op::Lt => each!(lt: V V -> B),
-            Op::Le => each!(le: V V -> B),
-            Op::Eq => each!(eq: V V -> B),
-            Op::And => each!(and: B B -> B),
-            Op::Or => each!(or: B B -> B),
-            Op::Not => each!(not: B -> B),
-            Op::Select => each!(select: B V V -> V),
-            Op::UAdd => each!(uadd: U U -> U),
-            Op::USub => each!(usub: U U -> U),
-            Op::UMul => each!(umul: U U -> U),
-            Op::UMulHi => each!(umulhi: U U -> U),
-            Op::UAnd => each!(uand: U U -> U),
-            Op::UOr => each!(uor: U U -> U),
-            Op::UXor => each!(uxor: U U -> U),
-            Op::UShl(n) => each!(ushl: U -> U; n.into()),
-            Op::UShr(n) => each!(ushr: U -> U; n.into()),
-            Op::UEq => each!(ueq: U U -> B),
-            Op::USelect => each!(uselect: B U U -> U),
-            Op::ToReal => each!(to_real: U -> V),
-            Op::ToUint => each!(to_uint: V -> U),
-            Op::Bits => each!(bits: V -> U),
-            Op::FromBits => each!(from_bits: U -> V),
+            Op::Add => each!(s, step, locs, vectors, add: V V -> V),
+            Op::Sub => each!(s, step, locs, vectors, sub: V V -> V),
+            Op::Mul => each!(s, step, locs, vectors, mul: V V -> V),
+            Op::Div => each!(s, step, locs, vectors, div: V V -> V),
+            Op::Fma => each!(s, step, locs, vectors, fma: V V V -> V),
+            Op::Neg => each!(s, step, locs, vectors, neg: V -> V),
+            Op::Abs => each!(s, step, locs, vectors, abs: V -> V),
+            Op::Min => each!(s, step, locs, vectors, min: V V -> V),
+            Op::Max => each!(s, step, locs, vectors, max: V V -> V),
+            Op::Floor => each!(s, step, locs, vectors, floor: V -> V),
+            Op::Round => each!(s, step, locs, vectors, round: V -> V),
+            Op::Sqrt => each!(s, step, locs, vectors, sqrt: V -> V),
+            Op::Rsqrt => each!(s, step, locs, vectors, rsqrt: V -> V),
+            Op::Exp => each!(s, step, locs, vectors, exp: V -> V),
+            Op::Expm1 => each!(s, step, locs, vectors, expm1: V -> V),
+            Op::Log => each!(s, step, locs, vectors, log: V -> V),
+            Op::Log1p => each!(s, step, locs, vectors, log1p: V -> V),
+            Op::Sin => each!(s, step, locs, vectors, sin: V -> V),
+            Op::Cos => each!(s, step, locs, vectors, cos: V -> V),
+            Op::Tanh => each!(s, step, locs, vectors, tanh: V -> V),
+            Op::Erf => each!(s, step, locs, vectors, erf: V -> V),
+            Op::Sigmoid => each!(s, step, locs, vectors, sigmoid: V -> V),
+            Op::Softplus => each!(s, step, locs, vectors, softplus: V -> V),
+            Op::Pow => each!(s, step, locs, vectors, pow: V V -> V),
+            _ => run_other(s, step, locs, vectors),
+        }
+    }
+}
+
+/// Truth values, integers, selections and conversions over a block.
+///
+/// # Safety
+/// As [`RunSteps::new`].
+#[inline(always)]
+unsafe fn run_other<S: Simd>(s: S, step: &Step, locs: &[Loc], vectors: usize) {
+    // SAFETY: the caller promises that every block holds `vectors` vectors.
+    unsafe {
+        match step.op {
+            Op::Lt => each!(s, step, locs, vectors, lt: V V -> B),
+            Op::Le => each!(s, step, locs, vectors, le: V V -> B),
+            Op::Eq => each!(s, step, locs, vectors, eq: V V -> B),
+            Op::And => each!(s, step, locs, vectors, and: B B -> B),
+            Op::Or => each!(s, step, locs, vectors, or: B B -> B),
+            Op::Not => each!(s, step, locs, vectors, not: B -> B),
+            Op::Select => each!(s, step, locs, vectors, select: B V V -> V),
+            Op::UAdd => each!(s, step, locs, vectors, uadd: U U -> U),
+            Op::USub => each!(s, step, locs, vectors, usub: U U -> U),
+            Op::UMul => each!(s, step, locs, vectors, umul: U U -> U),
+            Op::UMulHi => each!(s, step, locs, vectors, umulhi: U U -> U),
+            Op::UAnd => each!(s, step, locs, vectors, uand: U U -> U),
+            Op::UOr => each!(s, step, locs, vectors, uor: U U -> U),
+            Op::UXor => each!(s, step, locs, vectors, uxor: U U -> U),
+            Op::UShl(n) => each!(s, step, locs, vectors, ushl: U -> U; n.into()),
+            Op::UShr(n) => each!(s, step, locs, vectors, ushr: U -> U; n.into()),
+            Op::UEq => each!(s, step, locs, vectors, ueq: U U -> B),
+            Op::USelect => each!(s, step, locs, vectors, uselect: B U U -> U),
+            Op::ToReal => each!(s, step, locs, vectors, to_real: U -> V),
+            Op::ToUint => each!(s, step, locs, vectors, to_uint: V -> U),
+            Op::Bits => each!(s, step, locs, vectors, bits: V -> U),
+            Op::FromBits => each!(s, step, locs, vectors, from_bits: U -> V),
             Op::Uniform => {
+                let (from, dst) = (step.arg(locs, 0), locs[usize::from(step.node)]);
                 for i in 0..vectors {
-                    let index = s.uload(arg(0).vector::<S>(i).cast());
+                    let index = s.uload(from.vector::<S>(i).cast());
                     let u = s.uniform(index, key(s, step, locs, i));
                     s.store(dst.vector::<S>(i), u);
                 }
             }
-            // Leaves have blocks of their own and are no steps.
+            // Leaves have blocks of their own.
             Op::Input(_)
             | Op::Param(_)
             | Op::ParamWord(_)
             | Op::Const(_)
             | Op::ConstWord(_)
             | Op::Index => {}
+            // Done by `run_step`; listed so that a new operation does not compile without a loop.
+            #[rustfmt::skip]
+            Op::Add | Op::Sub | Op::Mul | Op::Div | Op::Fma | Op::Neg | Op::Abs | Op::Min | Op::Max
+            | Op::Floor | Op::Round | Op::Sqrt | Op::Rsqrt | Op::Exp | Op::Expm1 | Op::Log
+            | Op::Log1p | Op::Sin | Op::Cos | Op::Tanh | Op::Erf | Op::Sigmoid | Op::Softplus
+            | Op::Pow => {}
         }
     }
 }
@@ -208,7 +246,7 @@ unsafe fn run_step<S: Simd>(s: S, step: &Step, locs: &[Loc], vectors: usize) {
 /// As [`RunSteps::new`].
 #[inline(always)]
 unsafe fn key<S: Simd>(s: S, step: &Step, locs: &[Loc], i: usize) -> Key<S::U> {
-    let word = |k: usize| locs[usize::from(step.args[k])];
+    let word = |k: usize| step.arg(locs, k);
     // SAFETY: the caller's promise.
     unsafe {
         Key {

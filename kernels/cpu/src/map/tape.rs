@@ -164,10 +164,10 @@ impl Tape {
                 Place::Index if !(step.run && k == 0) => self.index_is_read = true,
                 // A dying argument's register may take the result: steps go forward, vector by
                 // vector, and read before they write.
-                Place::Register(r) if last_use[usize::from(*a)] == usize::from(id) => {
-                    if !free.contains(&r) {
-                        free.push(r);
-                    }
+                Place::Register(r)
+                    if last_use[usize::from(*a)] == usize::from(id) && !free.contains(&r) =>
+                {
+                    free.push(r);
                 }
                 _ => {}
             }

@@ -64,11 +64,11 @@ fn expected(verb: &Map) -> Vec<Vec<f32>> {
     let words: Vec<u32> = verb.params.iter().map(|p| element(p, 0).to_bits()).collect();
     let params: Vec<f32> = words.iter().map(|&w| f32::from_bits(w)).collect();
     let n = verb.outputs[0].len();
-    let mut out = vec![vec![0.0; n]; verb.outputs.len()];
+    let mut out = vec![Vec::new(); verb.outputs.len()];
     for at in 0..n {
         let inputs: Vec<f32> = verb.inputs.iter().map(|v| element(v, at)).collect();
         let env = Env { inputs: &inputs, params: &params, words: &words, index: at as u32 };
-        verb.program.eval(m, &env, &mut Vec::new(), |o, v| out[o][at] = v);
+        verb.program.eval(m, &env, &mut Vec::new(), |o, v| out[o].push(v));
     }
     out
 }

@@ -79,10 +79,13 @@ unsafe fn one_run<S: Simd>(s: S, kind: ReduceKind, p: *const f32, n: usize, at: 
     all
 }
 
-/// Reads `n` numbers into four chains of vectors: `$whole` for whole vectors, `$rest` for what is
-/// left of the last one.
+/// Reads `n` numbers into four chains of vectors, one `$step` each; `$rest` is a vector with what
+/// is left behind the whole ones.
 macro_rules! chains {
-    ($s:ident, $p:ident, $n:ident, $chain:ident, |$acc:ident, $x:ident| $step:expr, |$i:ident| $rest:expr) => {{
+    (
+        $s:ident, $p:ident, $n:ident, $chain:ident,
+        |$acc:ident, $x:ident| $step:expr, |$i:ident| $rest:expr
+    ) => {{
         let mut i = 0;
         while i + 4 * S::LANES <= $n {
             for k in 0..4 {
