@@ -6,7 +6,7 @@ mod test;
 mod tidy;
 
 use run::Steps;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const USAGE: &str = "cargo xtask <task>
@@ -16,7 +16,9 @@ const USAGE: &str = "cargo xtask <task>
   tidy                layers, sizes, unsafe code, golden rows and other rules of this repository";
 
 fn main() -> ExitCode {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
+    // Asked for at run time: a target folder may serve more than one checkout.
+    let here = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let root = here.as_deref().and_then(Path::parent).unwrap_or(Path::new("."));
     if let Err(error) = std::env::set_current_dir(root) {
         eprintln!("{}: {error}", root.display());
         return ExitCode::from(2);
