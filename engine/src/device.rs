@@ -111,7 +111,8 @@ impl Device {
         let (family, index) = name.split_once(':').unwrap_or((name, "0"));
         let bad = || {
             Error::invalid(format!(
-                "unknown device {name:?}: use cpu, cuda:N, webgpu:N or auto (`starling devices` lists them)"
+                "unknown device {name:?}: use cpu, cuda:N, webgpu:N or auto (`starling devices` \
+                 lists them)"
             ))
         };
         let index: usize = index.parse().map_err(|_| bad())?;

@@ -38,7 +38,9 @@ pub const ULPS: &[(&str, f64)] = &[
 #[macro_export]
 macro_rules! transcendentals {
     () => {
-        $crate::transcendentals!(@unary rsqrt exp expm1 log log1p sin cos tanh erf sigmoid softplus);
+        $crate::transcendentals!(
+            @unary rsqrt exp expm1 log log1p sin cos tanh erf sigmoid softplus
+        );
         #[inline(always)]
         fn pow(self, a: Self::V, b: Self::V) -> Self::V {
             $crate::poly::pow(self, a, b)

@@ -212,7 +212,9 @@ impl Tensor {
 }
 
 macro_rules! methods {
-    ($({ [$($doc:literal)*] $name:ident $ty:ident ($first:ident $(, $x:ident)*) ($($s:ident),*) })*) => {
+    ($({
+        [$($doc:literal)*] $name:ident $ty:ident ($first:ident $(, $x:ident)*) ($($s:ident),*)
+    })*) => {
         impl Tensor {
             $(
                 $(#[doc = $doc])*

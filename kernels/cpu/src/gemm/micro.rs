@@ -195,11 +195,16 @@ unsafe fn call<const MR: usize, const NRV: usize, const PACKED: bool>(isa: Isa, 
 }
 
 macro_rules! row {
+    ($mr:literal, $packed:literal) => {
+        [
+            call::<$mr, 1, $packed>,
+            call::<$mr, 2, $packed>,
+            call::<$mr, 3, $packed>,
+            call::<$mr, 4, $packed>,
+        ]
+    };
     ($($mr:literal)*) => {
-        [$([
-            [call::<$mr, 1, false>, call::<$mr, 2, false>, call::<$mr, 3, false>, call::<$mr, 4, false>],
-            [call::<$mr, 1, true>, call::<$mr, 2, true>, call::<$mr, 3, true>, call::<$mr, 4, true>],
-        ]),*]
+        [$([row!($mr, false), row!($mr, true)]),*]
     };
 }
 

@@ -10,7 +10,8 @@ pub(super) const TASK_WORK: f64 = 5e5;
 
 /// Most rows of a product whose B has adjacent columns that `thin` takes.
 pub(super) const THIN_ROWS: usize = 4;
-/// Most rows of a product whose B has adjacent rows that `thin` takes: packing B would transpose it.
+/// Most rows of a product whose B has adjacent rows that `thin` takes: packing B would transpose
+/// it.
 pub(super) const THIN_DOTS: usize = 32;
 /// Sums of one task of `thin`: 16 KiB, half of a small L1.
 pub(super) const THIN_SUMS: usize = 4096;

@@ -165,9 +165,10 @@ impl Simd for Avx2 {
             let Ok(r) = <&mut [__m256; 8]>::try_from(square) else { return };
             // 4 x 4 squares inside each 128-bit lane, then the lanes.
             for i in [0, 4] {
-                let (a, b) = (_mm256_unpacklo_ps(r[i], r[i + 1]), _mm256_unpackhi_ps(r[i], r[i + 1]));
-                let (c, d) =
-                    (_mm256_unpacklo_ps(r[i + 2], r[i + 3]), _mm256_unpackhi_ps(r[i + 2], r[i + 3]));
+                let a = _mm256_unpacklo_ps(r[i], r[i + 1]);
+                let b = _mm256_unpackhi_ps(r[i], r[i + 1]);
+                let c = _mm256_unpacklo_ps(r[i + 2], r[i + 3]);
+                let d = _mm256_unpackhi_ps(r[i + 2], r[i + 3]);
                 r[i] = _mm256_shuffle_ps::<0x44>(a, c);
                 r[i + 1] = _mm256_shuffle_ps::<0xee>(a, c);
                 r[i + 2] = _mm256_shuffle_ps::<0x44>(b, d);

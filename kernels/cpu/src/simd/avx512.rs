@@ -150,9 +150,10 @@ impl Simd for Avx512 {
             let Ok(r) = <&mut [__m512; 16]>::try_from(square) else { return };
             // Pairs of rows, then fours: 4 x 4 squares inside each 128-bit lane.
             for i in (0..16).step_by(4) {
-                let (a, b) = (_mm512_unpacklo_ps(r[i], r[i + 1]), _mm512_unpackhi_ps(r[i], r[i + 1]));
-                let (c, d) =
-                    (_mm512_unpacklo_ps(r[i + 2], r[i + 3]), _mm512_unpackhi_ps(r[i + 2], r[i + 3]));
+                let a = _mm512_unpacklo_ps(r[i], r[i + 1]);
+                let b = _mm512_unpackhi_ps(r[i], r[i + 1]);
+                let c = _mm512_unpacklo_ps(r[i + 2], r[i + 3]);
+                let d = _mm512_unpackhi_ps(r[i + 2], r[i + 3]);
                 r[i] = _mm512_shuffle_ps::<0x44>(a, c);
                 r[i + 1] = _mm512_shuffle_ps::<0xee>(a, c);
                 r[i + 2] = _mm512_shuffle_ps::<0x44>(b, d);

@@ -1,4 +1,5 @@
-//! Views on host memory for the tests of verbs: random contents, every kind of layout, golden cases.
+//! Views on host memory for the tests of verbs: random contents, every kind of layout, golden
+//! cases.
 #![allow(dead_code, reason = "each test uses a part")]
 
 use serde_json::Value;

@@ -1,0 +1,310 @@
+//! What a verb must fulfil before a backend sees it.
+
+use super::{Attention, Gemm, Map, NormKind, Reduce, ReduceKind, Verb};
+use crate::error::{Error, Result};
+use crate::layout::View;
+use starling_ops::{DType, Program};
+
+impl Verb {
+    /// Checks shapes, dtypes, bounds and aliasing: what every backend relies on.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] that says what does not fit.
+    pub fn check(&self) -> Result<()> {
+        let op = self.name();
+        for view in self.reads().into_iter().chain(self.writes()) {
+            in_bounds(op, view)?;
+        }
+        for view in self.writes() {
+            if view.layout.may_overlap_itself() {
+                return Err(Error::shape(op, format!("the output {view:?} overlaps itself")));
+            }
+        }
+        self.check_aliasing()?;
+        match self {
+            Verb::Map(v) => check_map(v),
+            Verb::Reduce(v) => check_reduce(v),
+            Verb::Gemm(v) => check_gemm(v),
+            Verb::Attention(v) => check_attention(op, v),
+            Verb::AttentionBackward(v) => {
+                check_attention(op, &v.forward)?;
+                let f = &v.forward;
+                let pairs = [
+                    ("d_out", &v.d_out, &f.out),
+                    ("d_q", &v.d_q, &f.q),
+                    ("d_k", &v.d_k, &f.k),
+                    ("d_v", &v.d_v, &f.v),
+                ];
+                pairs.into_iter().try_for_each(|(name, d, of)| same(op, name, d, of.shape()))
+            }
+            Verb::Softmax(v) => {
+                last_axis(op, &v.x)?;
+                same(op, "y", &v.y, v.x.shape())
+            }
+            Verb::SoftmaxBackward(v) => {
+                last_axis(op, &v.y)?;
+                same(op, "d_y", &v.d_y, v.y.shape())?;
+                same(op, "d_x", &v.d_x, v.y.shape())
+            }
+            Verb::Norm(v) => {
+                let n = last_axis(op, &v.x)?;
+                same(op, "y", &v.y, v.x.shape())?;
+                check_norm(op, v.kind, &v.x, n, &v.mean, &v.rstd, [&v.weight, &v.bias])
+            }
+            Verb::NormBackward(v) => {
+                let n = last_axis(op, &v.x)?;
+                same(op, "d_y", &v.d_y, v.x.shape())?;
+                same(op, "d_x", &v.d_x, v.x.shape())?;
+                let vectors = [&v.d_weight, &v.d_bias];
+                check_norm(op, v.kind, &v.x, n, &v.mean, &v.rstd, vectors)?;
+                v.weight.iter().try_for_each(|w| same(op, "weight", w, &[n]))
+            }
+            Verb::CrossEntropy(v) => {
+                let rows = check_classes(op, &v.logits, &v.targets)?;
+                same(op, "losses", &v.losses, &[rows])?;
+                same(op, "lse", &v.lse, &[rows])
+            }
+            Verb::CrossEntropyBackward(v) => {
+                let rows = check_classes(op, &v.logits, &v.targets)?;
+                same(op, "lse", &v.lse, &[rows])?;
+                same(op, "d_losses", &v.d_losses, &[rows])?;
+                same(op, "d_logits", &v.d_logits, v.logits.shape())
+            }
+            Verb::Gather(v) => {
+                if v.x.dtype != v.out.dtype {
+                    let message = format!("out is {} and x is {}", v.out.dtype, v.x.dtype);
+                    return Err(Error::shape(op, message));
+                }
+                check_index(op, &v.x, &v.out, &v.index, v.axis)
+            }
+            Verb::ScatterAdd(v) => {
+                if (v.x.dtype, v.out.dtype) != (DType::F32, DType::F32) {
+                    return Err(Error::shape(op, "x and out must be f32"));
+                }
+                check_index(op, &v.out, &v.x, &v.index, v.axis)
+            }
+            Verb::Copy(v) => same(op, "dst", &v.dst, v.src.shape()),
+            Verb::Fill(_) => Ok(()),
+        }
+    }
+
+    /// Outputs may not share memory with each other or with inputs, except in place.
+    fn check_aliasing(&self) -> Result<()> {
+        let (reads, writes) = (self.reads(), self.writes());
+        for (i, w) in writes.iter().enumerate() {
+            for other in &writes[i + 1..] {
+                if w.may_overlap(other) {
+                    return Err(Error::shape(self.name(), "two outputs overlap"));
+                }
+            }
+            for r in &reads {
+                let in_place = w.layout == r.layout && w.dtype == r.dtype && self.allows_in_place();
+                if w.may_overlap(r) && !(w.same_storage(r) && in_place) {
+                    let message = format!("the output {w:?} overlaps the input {r:?}");
+                    return Err(Error::shape(self.name(), message));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn allows_in_place(&self) -> bool {
+        matches!(
+            self,
+            Verb::Map(_)
+                | Verb::Gemm(_)
+                | Verb::Softmax(_)
+                | Verb::SoftmaxBackward(_)
+                | Verb::NormBackward(_)
+                | Verb::CrossEntropyBackward(_)
+                | Verb::ScatterAdd(_)
+                | Verb::Copy(_)
+        )
+    }
+}
+
+fn in_bounds(op: &'static str, view: &View) -> Result<()> {
+    let Some((low, high)) = view.layout.extent() else { return Ok(()) };
+    let end = (high as usize + 1).checked_mul(view.dtype.size());
+    if low < 0 || end.is_none_or(|end| end > view.storage.bytes()) {
+        let message =
+            format!("{view:?} reaches outside its storage of {} bytes", view.storage.bytes());
+        return Err(Error::shape(op, message));
+    }
+    Ok(())
+}
+
+fn same(op: &'static str, name: &str, view: &View, shape: &[usize]) -> Result<()> {
+    if view.shape() == shape {
+        return Ok(());
+    }
+    Err(Error::shape(op, format!("{name} has shape {:?} and needs {shape:?}", view.shape())))
+}
+
+fn last_axis(op: &'static str, x: &View) -> Result<usize> {
+    x.shape().last().copied().ok_or_else(|| Error::shape(op, "a scalar has no last axis"))
+}
+
+fn one_element(op: &'static str, params: &[View], program: &Program) -> Result<()> {
+    if params.len() < program.param_count() {
+        let message = format!("{} of {} parameters", params.len(), program.param_count());
+        return Err(Error::shape(op, message));
+    }
+    for p in params {
+        if p.len() != 1 || !matches!(p.dtype, DType::F32 | DType::U32) {
+            return Err(Error::shape(op, format!("the parameter {p:?} is not one f32 or u32")));
+        }
+    }
+    Ok(())
+}
+
+fn elementwise(op: &'static str, inputs: &[View], shape: &[usize]) -> Result<()> {
+    for (i, x) in inputs.iter().enumerate() {
+        same(op, &format!("input {i}"), x, shape)?;
+        if !(x.dtype.is_float() || x.dtype == DType::U8) {
+            let message = format!("input {i} is {}: cast it to f32 first", x.dtype);
+            return Err(Error::shape(op, message));
+        }
+    }
+    Ok(())
+}
+
+fn check_map(v: &Map) -> Result<()> {
+    let Some(first) = v.outputs.first() else {
+        return Err(Error::shape("map", "there is no output"));
+    };
+    if v.inputs.len() < v.program.input_count() || v.outputs.len() != v.program.outputs().len() {
+        return Err(Error::shape("map", "the program has other inputs or outputs"));
+    }
+    one_element("map", &v.params, &v.program)?;
+    elementwise("map", &v.inputs, first.shape())?;
+    elementwise("map", &v.outputs, first.shape())
+}
+
+fn check_reduce(v: &Reduce) -> Result<()> {
+    let Some(first) = v.inputs.first() else {
+        return Err(Error::shape("reduce", "there is no input"));
+    };
+    if v.inputs.len() < v.program.input_count() || v.program.outputs().len() != 1 {
+        return Err(Error::shape("reduce", "the program has other inputs or outputs"));
+    }
+    one_element("reduce", &v.params, &v.program)?;
+    elementwise("reduce", &v.inputs, first.shape())?;
+    let reduced = |axis: usize| v.axes >> axis & 1 == 1;
+    let shape: Vec<usize> =
+        first.shape().iter().enumerate().map(|(i, &n)| if reduced(i) { 1 } else { n }).collect();
+    same("reduce", "the output", &v.output, &shape)?;
+    let position = matches!(v.kind, ReduceKind::ArgMax | ReduceKind::ArgMin);
+    let wanted = if position { DType::I32 } else { DType::F32 };
+    if v.output.dtype != wanted {
+        let message = format!("the output is {} and must be {wanted}", v.output.dtype);
+        return Err(Error::shape("reduce", message));
+    }
+    if position && first.is_empty() && !v.output.is_empty() {
+        return Err(Error::shape("reduce", "nothing has no largest element"));
+    }
+    Ok(())
+}
+
+fn check_gemm(v: &Gemm) -> Result<()> {
+    let rank = v.c.shape().len();
+    if rank < 2 || v.a.shape().len() != rank || v.b.shape().len() != rank {
+        let shapes = format!("{:?} x {:?} -> {:?}", v.a.shape(), v.b.shape(), v.c.shape());
+        return Err(Error::shape("gemm", format!("the ranks of {shapes} differ or are below 2")));
+    }
+    let (batch, mn) = v.c.shape().split_at(rank - 2);
+    let k = v.a.shape()[rank - 1];
+    same("gemm", "a", &v.a, &[batch, &[mn[0], k]].concat())?;
+    same("gemm", "b", &v.b, &[batch, &[k, mn[1]]].concat())?;
+    let Some(e) = &v.epilogue else { return Ok(()) };
+    if e.inputs.len() + 1 < e.program.input_count()
+        || e.outputs.len() + 1 != e.program.outputs().len()
+    {
+        return Err(Error::shape("gemm", "the epilogue has other inputs or outputs"));
+    }
+    one_element("gemm", &e.params, &e.program)?;
+    elementwise("gemm", &e.inputs, v.c.shape())?;
+    elementwise("gemm", &e.outputs, v.c.shape())
+}
+
+fn check_attention(op: &'static str, v: &Attention) -> Result<()> {
+    let &[batch, heads, queries, dim] = v.q.shape() else {
+        return Err(Error::shape(op, "q needs the shape [batch, heads, queries, head_dim]"));
+    };
+    let &[_, kv_heads, keys, _] = v.k.shape() else {
+        return Err(Error::shape(op, "k needs the shape [batch, kv_heads, keys, head_dim]"));
+    };
+    if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
+        let message = format!("{heads} query heads are no multiple of {kv_heads} key heads");
+        return Err(Error::shape(op, message));
+    }
+    if v.causal && keys < queries {
+        let message =
+            format!("causal attention needs at least as many keys ({keys}) as queries ({queries})");
+        return Err(Error::shape(op, message));
+    }
+    same(op, "k", &v.k, &[batch, kv_heads, keys, dim])?;
+    same(op, "v", &v.v, &[batch, kv_heads, keys, dim])?;
+    same(op, "out", &v.out, v.q.shape())?;
+    same(op, "lse", &v.lse, &[batch, heads, queries])?;
+    let Some(mask) = &v.mask else { return Ok(()) };
+    same(op, "mask", mask, &[batch, heads, queries, keys])?;
+    if !matches!(mask.dtype, DType::F32 | DType::U8) {
+        let message = format!("the mask is {}: f32 is added, u8 keeps", mask.dtype);
+        return Err(Error::shape(op, message));
+    }
+    Ok(())
+}
+
+fn check_norm(
+    op: &'static str,
+    kind: NormKind,
+    x: &View,
+    n: usize,
+    mean: &Option<View>,
+    rstd: &View,
+    vectors: [&Option<View>; 2],
+) -> Result<()> {
+    let rows = &x.shape()[..x.shape().len() - 1];
+    same(op, "rstd", rstd, rows)?;
+    if mean.is_some() != (kind == NormKind::Layer) {
+        return Err(Error::shape(op, "layer_norm has a mean and rms_norm has none"));
+    }
+    mean.iter().try_for_each(|m| same(op, "mean", m, rows))?;
+    vectors.into_iter().flatten().try_for_each(|w| same(op, "weight or bias", w, &[n]))
+}
+
+fn check_classes(op: &'static str, logits: &View, targets: &View) -> Result<usize> {
+    let &[rows, _] = logits.shape() else {
+        return Err(Error::shape(op, "logits need the shape [rows, classes]"));
+    };
+    same(op, "targets", targets, &[rows])?;
+    integer(op, targets)?;
+    Ok(rows)
+}
+
+fn integer(op: &'static str, view: &View) -> Result<()> {
+    if matches!(view.dtype, DType::I32 | DType::U32) {
+        return Ok(());
+    }
+    Err(Error::shape(op, format!("indices are {} and must be i32 or u32", view.dtype)))
+}
+
+/// `whole` is what the indices point into, `part` what has one element per index.
+fn check_index(
+    op: &'static str,
+    whole: &View,
+    part: &View,
+    index: &View,
+    axis: usize,
+) -> Result<()> {
+    integer(op, index)?;
+    let mut shape = whole.shape().to_vec();
+    if axis >= shape.len() || part.shape().len() != shape.len() {
+        let message = format!("axis {axis} of {:?} and {:?}", whole.shape(), part.shape());
+        return Err(Error::shape(op, message));
+    }
+    shape[axis] = part.shape()[axis];
+    same(op, "the picked part", part, &shape)?;
+    same(op, "index", index, &shape)
+}
