@@ -121,7 +121,7 @@ fn model_name(model: ModelArg) -> &'static str {
 
 fn settings(args: &TrainArgs) -> Settings {
     let (steps, batch, seq, rate) = match args.preset() {
-        Preset::Tiny => (1500, 32, 128, 2e-3),
+        Preset::Tiny => (2000, 32, 128, 2e-3),
         Preset::Small => (4000, 32, 256, 1e-3),
         Preset::Base => (10_000, 8, 1024, 6e-4),
     };
