@@ -6,8 +6,8 @@ use crate::simd::Simd;
 use starling_api::ReduceKind;
 use starling_ops::{Math, Scalar};
 
-/// Numbers that are summed in f32 before f64 takes over: small enough that the error of a sum does
-/// not grow with its length, and that a second pass finds them in the first-level cache.
+/// The most numbers that are summed in f32 before f64 takes over: few enough that the error of a
+/// sum does not grow with its length, and that a second pass finds them in the first-level cache.
 const STRETCH: usize = 1024;
 
 /// Reduces `runs` runs of `n` numbers, one behind the other.
@@ -56,10 +56,12 @@ impl Kernel for Runs {
 /// `p` holds `n` numbers.
 #[inline(always)]
 unsafe fn one_run<S: Simd>(s: S, kind: ReduceKind, p: *const f32, n: usize, at: usize) -> Partial {
+    // No chain of additions is longer than 64, whatever the width of a vector.
+    let stretch = STRETCH.min(128 * S::LANES);
     let mut all = Partial::NOTHING;
     let mut done = 0;
     while done < n {
-        let len = STRETCH.min(n - done);
+        let len = stretch.min(n - done);
         // SAFETY: the stretch lies inside the run.
         let part = unsafe {
             let p = p.add(done);
