@@ -84,6 +84,7 @@ impl Lowering<'_> {
         Ok(view)
     }
 
+    /// Views repeated to a shape.
     fn spread(&self, inputs: &[&View], shape: &[usize]) -> Result<Vec<View>> {
         let one = |view: &&View| {
             let layout = view.layout.broadcast_to(shape).ok_or_else(|| {
