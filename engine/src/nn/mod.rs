@@ -36,3 +36,6 @@ pub trait Module {
 pub fn join(prefix: &str, name: &str) -> String {
     if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") }
 }
+
+#[cfg(test)]
+mod tests;
