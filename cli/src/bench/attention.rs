@@ -37,8 +37,8 @@ pub fn run(
     let flops = products * share * 2.0 * rows * (sequence * dim) as f64;
     let tensors = if backward { 12.0 } else { 4.0 };
     let work = Work { flops, bytes: tensors * 4.0 * rows * dim as f64 };
-    let name = if backward { "attention_forward_backward" } else { "attention" };
-    let mut report = bench.report(name, shape, &times, Some(work));
+    let mut report = bench.report("attention", shape, &times, Some(work));
+    report.insert("backward".into(), backward.into());
     report.insert("causal".into(), causal.into());
     Ok(report)
 }
