@@ -5,13 +5,13 @@ use std::path::PathBuf;
 
 /// Trains and runs neural networks on whatever this machine has.
 #[derive(Parser)]
-#[command(name = "starling", version, about, max_term_width = 100)]
+#[command(name = "starling", version, max_term_width = 100)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
     /// Worker threads [default: RAYON_NUM_THREADS, or one for each core]
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true)]
     pub threads: Option<usize>,
 }
 
@@ -99,16 +99,16 @@ pub struct TrainArgs {
     #[arg(long, default_value = "auto")]
     pub device: String,
     /// Optimizer steps
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub steps: Option<u64>,
     /// Sequences that go through the model at once
-    #[arg(long, value_name = "B")]
+    #[arg(long, value_name = "B", allow_negative_numbers = true)]
     pub batch: Option<usize>,
     /// Tokens of a sequence, and the model's context
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub seq: Option<usize>,
     /// Batches whose gradients are added up for one step [default: 1]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub accumulate: Option<usize>,
     /// The highest learning rate
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
@@ -117,16 +117,16 @@ pub struct TrainArgs {
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub dropout: Option<f64>,
     /// Decides initial weights, sequences and dropout [default: 0]
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
     pub seed: Option<u64>,
     /// Steps between validations [default: 100]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub validate_every: Option<u64>,
     /// Steps between checkpoints [default: 50]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub checkpoint_every: Option<u64>,
     /// Validations without a new best after which the run ends [default: 10]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub patience: Option<u64>,
     /// The run's folder [default: runs/PRESET, or the first free runs/PRESET-N]
     #[arg(long, value_name = "DIR")]
@@ -145,19 +145,19 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "TEXT")]
     pub prompt: String,
     /// Tokens to draw
-    #[arg(long, value_name = "N", default_value_t = 400)]
+    #[arg(long, value_name = "N", default_value_t = 400, allow_negative_numbers = true)]
     pub tokens: usize,
     /// Logits are divided by it; 0 takes the likeliest token
     #[arg(long, value_name = "X", default_value_t = 0.8, allow_negative_numbers = true)]
     pub temperature: f64,
     /// Draw from the K likeliest tokens
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", allow_negative_numbers = true)]
     pub top_k: Option<usize>,
     /// Draw from the likeliest tokens that together have the probability P
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub top_p: Option<f64>,
     /// Decides the draws
-    #[arg(long, value_name = "S", default_value_t = 0)]
+    #[arg(long, value_name = "S", default_value_t = 0, allow_negative_numbers = true)]
     pub seed: u64,
     /// cpu, cuda:N, webgpu:N or auto
     #[arg(long, default_value = "auto")]
@@ -189,7 +189,7 @@ pub struct LogitsArgs {
     #[arg(long, value_name = "FILE")]
     pub text: PathBuf,
     /// How many of its first tokens are fed
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub tokens: usize,
     /// The safetensors file to write
     #[arg(long, value_name = "FILE")]
@@ -244,7 +244,7 @@ pub enum BenchWhat {
         #[arg(long)]
         op: String,
         /// Number of elements
-        #[arg(long)]
+        #[arg(long, allow_negative_numbers = true)]
         len: usize,
     },
     /// An operation on rows
@@ -259,22 +259,22 @@ pub enum BenchWhat {
     /// A whole training step of a GPT-2
     Train {
         /// Blocks
-        #[arg(long)]
+        #[arg(long, allow_negative_numbers = true)]
         layers: usize,
         /// Width
-        #[arg(long)]
+        #[arg(long, allow_negative_numbers = true)]
         dim: usize,
         /// Heads
-        #[arg(long)]
+        #[arg(long, allow_negative_numbers = true)]
         heads: usize,
         /// Tokens of a sequence
-        #[arg(long)]
+        #[arg(long, allow_negative_numbers = true)]
         seq: usize,
         /// Sequences
-        #[arg(long)]
+        #[arg(long, allow_negative_numbers = true)]
         batch: usize,
         /// Number of tokens that the model knows
-        #[arg(long)]
+        #[arg(long, allow_negative_numbers = true)]
         vocab: usize,
     },
 }

@@ -11,6 +11,7 @@ mod verify;
 
 use args::{Cli, Command};
 use clap::Parser;
+use clap::error::ErrorKind;
 use starling_engine::{Error, Result};
 use std::process::ExitCode;
 
@@ -18,8 +19,11 @@ use std::process::ExitCode;
 const USER_ERROR: u8 = 2;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
     report_panics();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return refuse(&e),
+    };
     match on_threads(cli.threads, || run(&cli)) {
         Ok(code) => code,
         Err(e) if output::is_closed(&e) => ExitCode::SUCCESS,
@@ -28,6 +32,18 @@ fn main() -> ExitCode {
             ExitCode::from(USER_ERROR)
         }
     }
+}
+
+/// Prints help where it was asked for, and what is wrong with the arguments in one sentence.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let asked = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if asked || !error.use_stderr() {
+        error.exit();
+    }
+    let text = error.render().to_string();
+    let first = text.lines().take_while(|l| !l.trim().is_empty());
+    eprintln!("{}", first.map(str::trim).collect::<Vec<_>>().join(" "));
+    ExitCode::from(USER_ERROR)
 }
 
 fn run(cli: &Cli) -> Result<ExitCode> {

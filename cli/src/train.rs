@@ -189,7 +189,7 @@ fn watched(
     train: impl FnOnce(&mut dyn FnMut(Event<'_>)) -> Result<Outcome>,
 ) -> Result<ExitCode> {
     let device = model.device();
-    eprintln!(
+    let title = format!(
         "training {} parameters on {} ({}), {} threads, into {}",
         model.parameters().iter().map(|p| p.1.len()).sum::<usize>(),
         device.name(),
@@ -198,7 +198,7 @@ fn watched(
         folder.path().display()
     );
     let started = Instant::now();
-    let mut view = View::new(settings.steps);
+    let mut view = View::new(settings.steps, title);
     let outcome = train(&mut |event| view.show(&event));
     view.bar.finish_and_clear();
     let outcome = outcome?;
@@ -235,17 +235,23 @@ fn clock(time: Duration) -> String {
 /// The progress bar, and a line for what happens.
 struct View {
     bar: ProgressBar,
+    /// Said when the run is under way: one that is refused gets an error only.
+    title: Option<String>,
     loss: f64,
 }
 
 impl View {
-    fn new(steps: u64) -> Self {
+    fn new(steps: u64, title: String) -> Self {
         let template = "{bar:30} {pos}/{len} steps, {eta} left, {msg}";
         let style = ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar());
-        Self { bar: ProgressBar::new(steps).with_style(style), loss: f64::NAN }
+        let bar = ProgressBar::new(steps).with_style(style);
+        Self { bar, title: Some(title), loss: f64::NAN }
     }
 
     fn show(&mut self, event: &Event<'_>) {
+        if let Some(title) = self.title.take() {
+            self.say(title);
+        }
         match event {
             Event::Resumed(step) => {
                 self.bar.set_position(*step);
@@ -269,7 +275,7 @@ impl View {
                     self.loss
                 ));
             }
-            Event::Saved(_) => {}
+            Event::Started | Event::Saved(_) => {}
             Event::Stopped(rounds) => {
                 self.say(format!("stopped: no improvement in {rounds} validations"));
             }

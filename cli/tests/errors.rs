@@ -54,6 +54,7 @@ fn numbers_that_cannot_be_trained_with() {
     with(&["--checkpoint-every", "0"], &["checkpoints is 0"]);
     let args = ["train", "--batch", "0", "--out"];
     user_error(starling(&args).arg(&out), &["batch is 0"]);
+    with(&["--steps", "-1"], &["'-1'", "--steps"]);
     let args = ["train", "--seq", "0", "--out"];
     user_error(starling(&args).arg(&out), &["sequence length is 0"]);
     user_error(&mut starling(&["train", "--preset", "huge"]), &["huge"]);

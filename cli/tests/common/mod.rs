@@ -34,8 +34,7 @@ pub fn user_error(command: &mut Command, words: &[&str]) {
         assert!(text.contains(word), "{command:?}: {word:?} is missing in {text:?}");
     }
     assert!(!text.contains("panicked") && !text.contains("backtrace"), "{text}");
-    let errors = text.lines().filter(|l| l.starts_with("error:")).count();
-    assert_eq!(errors, 1, "{text}");
+    assert!(text.starts_with("error: ") && text.trim_end().lines().count() == 1, "{text}");
 }
 
 /// A file with some content.

@@ -12,6 +12,8 @@ use std::time::Instant;
 /// What the trainer reports while it works.
 #[derive(Debug)]
 pub enum Event<'a> {
+    /// A run begins: its folder is made.
+    Started,
     /// A run continues after this many steps.
     Resumed(u64),
     /// A step is done.
@@ -143,6 +145,7 @@ impl<'a> Trainer<'a> {
         folder.write_start(self.model)?;
         let progress = Progress::default();
         folder.write_state(self.model, &self.optimizer, &progress)?;
+        report(Event::Started);
         self.go_on(folder, progress, report)
     }
 
