@@ -208,6 +208,7 @@ impl Packing<'_> {
         let (table, panel) = (&self.plan.table, self.plan.panel);
         let (k, last) = (panels.ks.len(), panels.ks.end == self.item.k);
         let packed_a = self.plan.pack_a != PackA::Never;
+        let mut finished = cols.start;
         for j in cols.clone().step_by(table.nr) {
             let width = table.nr.min(cols.end - j);
             let registers = width.div_ceil(table.lanes);
@@ -251,9 +252,11 @@ impl Packing<'_> {
                     }
                 }
             }
-            if last {
+            let end = j + width;
+            if last && ((end - cols.start).is_multiple_of(self.plan.finish) || end == cols.end) {
                 // SAFETY: these columns of the task's block are finished.
-                unsafe { self.item.finish(rows.clone(), j..j + width) }
+                unsafe { self.item.finish(rows.clone(), finished..end) }
+                finished = end;
             }
         }
     }

@@ -114,6 +114,10 @@ impl<'a> Item<'a> {
         }
     }
 
+    pub(super) fn has_epilogue(&self) -> bool {
+        self.epilogue.is_some()
+    }
+
     fn route(&self) -> Route {
         let turned = self.transposed();
         if Thin::takes(self) {

@@ -1,7 +1,12 @@
 //! How one packed product is cut into blocks and tasks.
 
 use super::item::Item;
-use super::table::Blocking;
+use super::table::{Blocking, FINISH, FINISH_COLS};
+
+/// Panels of A that a task has at least: fewer would read B's panels too often.
+const LEAST_PANELS: usize = 4;
+/// Most numbers of A that are packed for all tasks together.
+const SHARED: usize = 1 << 22;
 
 /// How an item is cut.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +22,8 @@ pub(super) struct Plan {
     pub nc_task: usize,
     /// Columns of the packed B: a multiple of `nc_task`.
     pub nc: usize,
+    /// Columns that are finished before the epilogue gets them: a multiple of the tile's width.
+    pub finish: usize,
     pub pack_a: PackA,
     pub pack_b: bool,
 }
@@ -35,32 +42,38 @@ pub(super) enum PackA {
 impl Plan {
     pub(super) fn new(item: &Item<'_>) -> Plan {
         let table = Blocking::of(item.isa);
-        let (m, n, k, threads) = (item.m, item.n, item.k, item.threads);
+        let (m, n, threads) = (item.m, item.n, item.threads);
         let panel = table.panel_rows(m);
         let (panels_m, panels_n) = (m.div_ceil(panel), n.div_ceil(table.nr));
-        let most = (table.mc / panel).max(1);
-        let mut blocks_m = panels_m.div_ceil(most);
+        let nc_whole = n.min(table.nc);
+        let finish = FINISH_COLS / table.nr * table.nr;
+        let most = match item.has_epilogue() {
+            true => (FINISH / nc_whole.min(finish)).clamp(LEAST_PANELS * panel, table.mc),
+            false => table.mc,
+        };
+        let mut blocks_m = panels_m.div_ceil((most / panel).max(1));
         let mut blocks_n = 1;
         let wanted = if threads == 1 { 1 } else { 4 * threads };
         if blocks_m < wanted {
-            // Shorter blocks, but at least 4 panels; then narrower ones, at least 2.
-            blocks_m = wanted.min(panels_m.div_ceil(4)).max(blocks_m);
+            // Shorter blocks first, then narrower ones of at least 2 panels.
+            blocks_m = wanted.min(panels_m.div_ceil(LEAST_PANELS)).max(blocks_m);
             blocks_n = wanted.div_ceil(blocks_m).min(panels_n.div_ceil(2));
         }
-        let nc_whole = n.min(table.nc);
         let nc_task = nc_whole.div_ceil(blocks_n).next_multiple_of(table.nr);
         let (direct_a, direct_b) = direct(&table, item);
+        let kc = table.k_block(item.k);
         Plan {
             table,
             panel,
-            kc: table.k_block(k),
+            kc,
             mc: panels_m.div_ceil(blocks_m) * panel,
             nc_task,
             nc: nc_task * nc_whole.div_ceil(nc_task),
+            finish,
             pack_a: match (direct_a, blocks_n) {
                 (true, _) => PackA::Never,
-                (false, 1) => PackA::ByTask,
-                (false, _) => PackA::Shared,
+                (false, blocks) if blocks > 1 && m * kc <= SHARED => PackA::Shared,
+                (false, _) => PackA::ByTask,
             },
             pack_b: !direct_b,
         }

@@ -3,9 +3,9 @@
 use super::micro::tile_shape;
 use crate::isa::Isa;
 
-/// Multiply-adds below which a product stays on the calling thread.
-pub(super) const PARALLEL_WORK: f64 = 1e6;
-/// Multiply-adds that a task of a batch should have.
+/// Work below which a product stays on the calling thread: about 30 us of one core.
+pub(super) const PARALLEL_WORK: f64 = 6e6;
+/// Work that a task of a batch should have.
 pub(super) const TASK_WORK: f64 = 5e5;
 
 /// Most rows of a product whose B has adjacent columns that `thin` takes.
@@ -18,9 +18,16 @@ pub(super) const THIN_SUMS: usize = 4096;
 /// Columns of a task of `thin` are a multiple of this.
 pub(super) const THIN_COLS: usize = 48;
 
-/// Multiply-adds of a product.
+/// Most columns of a block that an epilogue gets: rows are its vectors, long ones cost it less.
+pub(super) const FINISH_COLS: usize = 1024;
+/// Numbers of a block that an epilogue gets, unless its rows are very long: 128 KiB, a part of L2.
+pub(super) const FINISH: usize = 32 * 1024;
+
+/// Multiply-adds of a product, and what its memory costs in that unit: a number that is read or
+/// written takes about as long as 8 multiply-adds of AVX-512.
 pub(super) fn work(m: usize, n: usize, k: usize) -> f64 {
-    m as f64 * n as f64 * k.max(1) as f64
+    let (m, n, k) = (m as f64, n as f64, k as f64);
+    m * n * k + 8.0 * (m * k + k * n + m * n)
 }
 
 /// The blocking of one instruction set.
@@ -47,8 +54,8 @@ impl Blocking {
         let lanes = isa.lanes();
         let (mr, registers) = tile_shape(lanes);
         let (kc, mc, nc) = match lanes {
-            16 => (256, 384, 2048),
-            8 => (256, 192, 2048),
+            16 => (512, 192, 2048),
+            8 => (512, 96, 2048),
             4 => (256, 128, 2040),
             _ => (256, 64, 1024),
         };
