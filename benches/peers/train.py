@@ -53,6 +53,8 @@ class Gpt(nn.Module):
         self.tokens, self.positions = nn.Embedding(o.vocab, o.dim), nn.Embedding(o.seq, o.dim)
         self.blocks = nn.ModuleList(Block(o.dim, o.heads) for _ in range(o.layers))
         self.norm = nn.LayerNorm(o.dim)
+        for table in (self.tokens, self.positions):
+            nn.init.normal_(table.weight, std=0.02)
 
     def forward(self, inputs, targets):
         x = self.tokens(inputs) + self.positions(torch.arange(inputs.shape[1]))

@@ -4,7 +4,8 @@
 //! row-major. The `gemm` crate is always a peer; OpenBLAS and MKL are when `OPENBLAS_LIB` and
 //! `MKL_LIB` name their shared libraries. One JSON object a line: first what each library says of
 //! itself, then a line per shape and peer, whose `ratio` is the median, over the rounds, of the
-//! peer's time over ours: above 1 we are faster.
+//! peer's time over ours: above 1 we are faster. `cpu_ratio` is that of processor time, which other
+//! programs cannot lengthen; it says nothing with more than one thread.
 
 mod blas;
 
@@ -144,39 +145,51 @@ fn gemm_crate(p: &Product, threads: usize) -> Call<'_> {
     })
 }
 
-fn median(mut x: Vec<f64>) -> f64 {
+fn median(x: impl Iterator<Item = f64>) -> f64 {
+    let mut x: Vec<f64> = x.collect();
     x.sort_by(f64::total_cmp);
     x[x.len() / 2]
 }
 
-fn least(x: &[f64]) -> f64 {
-    x.iter().copied().fold(f64::INFINITY, f64::min)
+/// Milliseconds of one call.
+struct Sample {
+    wall: f64,
+    /// Of all threads: what a busy machine cannot lengthen, to be compared with one thread only.
+    cpu: f64,
 }
 
-/// Milliseconds per call of each contender in each round; in a round each has one call to warm up
-/// and then as many as take about a millisecond.
-fn time(contenders: &[(String, Call<'_>)], secs: f64) -> Vec<Vec<f64>> {
-    let once = |call: &Call<'_>| {
-        let start = Instant::now();
-        call();
-        start.elapsed().as_secs_f64()
-    };
-    let fastest = |call| (0..3).map(|_| once(call)).fold(f64::INFINITY, f64::min).max(1e-9);
+/// Milliseconds on processors since the program started.
+fn cpu_now() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the clock exists on every Unix and `time` is ours.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+    time.tv_sec as f64 * 1e3 + time.tv_nsec as f64 * 1e-6
+}
+
+/// The mean of `calls` calls after one to warm up.
+fn sample(call: &Call<'_>, calls: usize) -> Sample {
+    call();
+    let (start, cpu) = (Instant::now(), cpu_now());
+    (0..calls).for_each(|_| call());
+    let (wall, cpu) = (start.elapsed().as_secs_f64() * 1e3, cpu_now() - cpu);
+    Sample { wall: wall / calls as f64, cpu: cpu / calls as f64 }
+}
+
+/// Samples of each contender in turn, each of about a millisecond.
+fn time(contenders: &[(String, Call<'_>)], secs: f64) -> Vec<Vec<Sample>> {
+    let fastest = |call| (0..3).map(|_| sample(call, 1).wall).fold(f64::INFINITY, f64::min);
     let calls: Vec<usize> = contenders
         .iter()
-        .map(|(_, call)| (1e-3 / fastest(call)).ceil().clamp(1.0, 2000.0) as usize)
+        .map(|(_, call)| (1.0 / fastest(call).max(1e-6)).ceil().clamp(1.0, 2000.0) as usize)
         .collect();
-    let mut times = vec![Vec::new(); contenders.len()];
+    let mut samples: Vec<Vec<Sample>> = contenders.iter().map(|_| Vec::new()).collect();
     let start = Instant::now();
-    while times[0].len() < 7 || start.elapsed().as_secs_f64() < secs {
+    while samples[0].len() < 7 || start.elapsed().as_secs_f64() < secs {
         for (i, (_, call)) in contenders.iter().enumerate() {
-            call();
-            let start = Instant::now();
-            (0..calls[i]).for_each(|_| call());
-            times[i].push(start.elapsed().as_secs_f64() * 1e3 / calls[i] as f64);
+            samples[i].push(sample(call, calls[i]));
         }
     }
-    times
+    samples
 }
 
 fn measure(
@@ -200,18 +213,22 @@ fn measure(
         call();
         p.check(name)?;
     }
-    let times = time(&contenders, secs);
-    let gflops = |ms: f64| 2e-6 * (p.m * p.n * p.k) as f64 / ms;
-    let ours = median(times[0].clone());
-    for ((peer, _), theirs_all) in contenders.iter().zip(&times).skip(1) {
-        let ratios = theirs_all.iter().zip(&times[0]).map(|(peer, ours)| peer / ours).collect();
-        let theirs = median(theirs_all.clone());
+    let samples = time(&contenders, secs);
+    let work = 2e-6 * (p.m * p.n * p.k) as f64;
+    let wall = |of: &[Sample]| median(of.iter().map(|s| s.wall));
+    let least = |of: &[Sample]| of.iter().map(|s| s.wall).fold(f64::INFINITY, f64::min);
+    let ours = &samples[0];
+    for ((peer, _), theirs) in contenders.iter().zip(&samples).skip(1) {
+        let pairs = || theirs.iter().zip(ours);
         let line = json!({
             "op": "gemm", "dtype": "f32", "shape": shape, "threads": threads, "isa": isa,
-            "peer": peer, "ratio": rounded(median(ratios)), "rounds": times[0].len(),
-            "median_ms": rounded(ours), "peer_median_ms": rounded(theirs),
-            "min_ms": rounded(least(&times[0])), "peer_min_ms": rounded(least(theirs_all)),
-            "gflops": rounded(gflops(ours)), "peer_gflops": rounded(gflops(theirs)),
+            "peer": peer, "rounds": ours.len(),
+            "ratio": rounded(median(pairs().map(|(peer, ours)| peer.wall / ours.wall))),
+            "cpu_ratio": rounded(median(pairs().map(|(peer, ours)| peer.cpu / ours.cpu))),
+            "median_ms": rounded(wall(ours)), "peer_median_ms": rounded(wall(theirs)),
+            "min_ms": rounded(least(ours)), "peer_min_ms": rounded(least(theirs)),
+            "best_gflops": rounded(work / least(ours)),
+            "peer_best_gflops": rounded(work / least(theirs)),
         });
         println!("{line}");
     }
@@ -236,7 +253,7 @@ fn main() -> Result<(), Error> {
         }
     }
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
-    let backend = CpuBackend::new(Isa::from_env()?, Some(threads))?;
+    let backend = CpuBackend::new(Isa::from_env()?, None)?;
     let stream = backend.stream()?;
     let mut libraries = Vec::new();
     for (name, variable) in [("openblas", "OPENBLAS_LIB"), ("mkl", "MKL_LIB")] {
