@@ -1,6 +1,6 @@
 //! Every elementwise definition, once.
 //!
-//! Adding one is adding an entry to [`definitions!`] below (and its golden row, which
+//! Adding one is adding an entry to `definitions!` below (and its golden row, which
 //! `cargo xtask tidy` asks for): the registry, the tensor method, the derivative, the error bound,
 //! the shader text and the table of cases follow from it.
 

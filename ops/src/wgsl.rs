@@ -1,9 +1,9 @@
 //! Programs as WGSL text.
 //!
-//! [`print`] gives one function for a program, [`prelude`] the helpers that printed functions call.
-//! A helper for a transcendental function is [`crate::poly`]'s own definition, traced and printed
-//! like any program: the built-in functions of GPUs differ from it by up to 1e-3, and WGSL has no
-//! `erf`, `expm1` or `log1p` at all. The text is a function of the program alone.
+//! [`print()`] gives one function for a program, [`prelude`] the helpers that printed functions
+//! call. A helper for a transcendental function is [`crate::poly`]'s own definition, traced and
+//! printed like any program: the built-in functions of GPUs differ from it by up to 1e-3, and WGSL
+//! has no `erf`, `expm1` or `log1p` at all. The text is a function of the program alone.
 //!
 //! What WGSL leaves open remains open here: `/` and `sqrt` may be 2.5 units in the last place off,
 //! `fma` may round twice, subnormals may be flushed, and an implementation may assume that

@@ -2,7 +2,7 @@
 //!
 //! A backend implements [`Backend`] (identity, memory, what it can do) and [`Stream`] (an in-order
 //! queue that takes [`Verb`]s). Everything that crosses the contract is data: a [`View`] of untyped
-//! bytes, a [`Program`](starling_ops::Program) for elementwise work, a struct of named fields per
+//! bytes, a [`Program`] for elementwise work, a struct of named fields per
 //! verb. The engine checks shapes, dtypes, bounds and aliasing once ([`Verb::check`]); backends
 //! only `debug_assert`.
 

@@ -289,7 +289,7 @@ pub struct Copy {
     pub dst: View,
 }
 
-/// `dst = value` in every element, converted as by [`Copy`].
+/// `dst = value` in every element, converted as by [`struct@Copy`].
 #[derive(Clone, Debug)]
 pub struct Fill {
     /// Any layout that does not overlap itself.

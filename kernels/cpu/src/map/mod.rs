@@ -1,7 +1,7 @@
 //! Elementwise programs over strided arrays.
 //!
-//! [`map`] -> [`block::Worker`] (one block: inputs to blocks of f32 in the first-level cache) ->
-//! [`steps`] (the interpreter: one loop of vectors a node) or [`fixed`] (one loop for the whole
+//! [`map`] -> `block::Worker` (one block: inputs to blocks of f32 in the first-level cache) ->
+//! `steps` (the interpreter: one loop of vectors a node) or `fixed` (one loop for the whole
 //! program, where it is a well-known one). Lanes never mix, so how the space is cut into blocks and
 //! tasks does not change a bit.
 

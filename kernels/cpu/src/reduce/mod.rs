@@ -1,9 +1,9 @@
 //! Reductions of a program's values over any axes.
 //!
 //! The iteration space is walked so that memory is read front to back. When the last axis of
-//! the walk is reduced, neighbours are ([`runs`]); else whole rows are reduced onto each other, a
-//! vector of columns at a time ([`columns`]). Either way the elements of one result are cut into
-//! parts by the shape alone and the parts merged in order ([`partial`]), so threads do not change a
+//! the walk is reduced, neighbours are (`runs`); else whole rows are reduced onto each other, a
+//! vector of columns at a time (`columns`). Either way the elements of one result are cut into
+//! parts by the shape alone and the parts merged in order (`partial`), so threads do not change a
 //! bit.
 
 mod columns;
