@@ -2,32 +2,11 @@
 
 use crate::error::Result;
 use crate::layout::{Storage, View};
+use crate::maybe::{MaybeSend, MaybeSync};
 use crate::verb::Verb;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-
-/// `Send` where threads exist; nothing in the browser.
-#[cfg(not(target_arch = "wasm32"))]
-pub trait MaybeSend: Send {}
-#[cfg(not(target_arch = "wasm32"))]
-impl<T: Send + ?Sized> MaybeSend for T {}
-/// `Send` where threads exist; nothing in the browser.
-#[cfg(target_arch = "wasm32")]
-pub trait MaybeSend {}
-#[cfg(target_arch = "wasm32")]
-impl<T: ?Sized> MaybeSend for T {}
-
-/// `Sync` where threads exist; nothing in the browser.
-#[cfg(not(target_arch = "wasm32"))]
-pub trait MaybeSync: Sync {}
-#[cfg(not(target_arch = "wasm32"))]
-impl<T: Sync + ?Sized> MaybeSync for T {}
-/// `Sync` where threads exist; nothing in the browser.
-#[cfg(target_arch = "wasm32")]
-pub trait MaybeSync {}
-#[cfg(target_arch = "wasm32")]
-impl<T: ?Sized> MaybeSync for T {}
 
 /// How a backend answers for a verb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Where the elements of a tensor lie.
 
-use crate::backend::{MaybeSend, MaybeSync};
+use crate::maybe::{MaybeSend, MaybeSync};
 use starling_ops::DType;
 use std::any::Any;
 use std::fmt;

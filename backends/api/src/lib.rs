@@ -10,15 +10,15 @@ mod backend;
 mod error;
 mod host;
 mod layout;
+mod maybe;
 mod pool;
 mod verb;
 
-pub use backend::{
-    Backend, Capabilities, Download, ListReplay, MaybeSend, MaybeSync, Replay, Stream, Support,
-};
+pub use backend::{Backend, Capabilities, Download, ListReplay, Replay, Stream, Support};
 pub use error::{Error, Result};
 pub use host::HostStorage;
 pub use layout::{Layout, MAX_RANK, Storage, View};
+pub use maybe::{MaybeSend, MaybeSync};
 pub use pool::{Buffer, Pool, PoolStats};
 pub use starling_ops::{DType, Program};
 pub use verb::{
