@@ -30,6 +30,8 @@ pub struct Capabilities {
     pub memory_bytes: Option<u64>,
     /// Worker threads, for host backends.
     pub threads: Option<usize>,
+    /// True when a driver plays the device on the processor: right, and slower than the CPU backend.
+    pub software: bool,
     /// False where infinities and NaN may be lost (shaders): special-value cases are then skipped
     /// and counted.
     pub special_values: bool,
@@ -69,6 +71,18 @@ pub type Download<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
 #[cfg(target_arch = "wasm32")]
 pub type Download<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
+/// What a stream's device has been asked for, since it was opened; zeros where a backend runs
+/// verbs itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamCounters {
+    /// Lists of commands handed to the driver.
+    pub submissions: u64,
+    /// Kernels in them.
+    pub dispatches: u64,
+    /// Shaders compiled.
+    pub compilations: u64,
+}
+
 /// An in-order queue of verbs.
 pub trait Stream: MaybeSend + MaybeSync {
     /// Enqueues a verb that [`Verb::check`] accepted and [`Backend::supports`] calls native.
@@ -89,6 +103,10 @@ pub trait Stream: MaybeSend + MaybeSync {
     /// # Errors
     /// What the device reports.
     fn sync(&self) -> Result<()>;
+    /// What the device has been asked for so far.
+    fn counters(&self) -> StreamCounters {
+        StreamCounters::default()
+    }
     /// Turns a list of verbs into one replayable piece of work. Its buffers must stay what they
     /// are; what may change between runs is their contents.
     ///

@@ -14,7 +14,9 @@ mod maybe;
 mod pool;
 mod verb;
 
-pub use backend::{Backend, Capabilities, Download, ListReplay, Replay, Stream, Support};
+pub use backend::{
+    Backend, Capabilities, Download, ListReplay, Replay, Stream, StreamCounters, Support,
+};
 pub use error::{Error, Result};
 pub use host::HostStorage;
 pub use layout::{Layout, MAX_RANK, Storage, View};

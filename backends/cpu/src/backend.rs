@@ -44,6 +44,7 @@ impl CpuBackend {
             threads: Some(count),
             special_values: true,
             subnormals: true,
+            software: false,
         };
         Ok(Arc::new(Self { isa, pool, capabilities }))
     }

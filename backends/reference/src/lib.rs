@@ -84,6 +84,7 @@ impl ReferenceBackend {
             threads: Some(1),
             special_values: true,
             subnormals: true,
+            software: false,
         };
         Self { capabilities }
     }

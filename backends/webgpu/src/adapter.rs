@@ -1,0 +1,159 @@
+//! Adapters: which there are, what each can do, and how one is opened.
+
+use crate::gpu::Gpu;
+use crate::variant::Variant;
+use starling_api::{Capabilities, Error, Result};
+use std::sync::{Arc, OnceLock};
+
+/// What a caller asks of a device beyond its number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The shaders' variant; what the adapter can do best when `None`.
+    pub variant: Option<Variant>,
+    /// Keeps the checks that the shader compiler can add: bounds, loop limits, zeroed workgroup
+    /// memory. The shaders do not need them; tests run both ways.
+    pub checked: bool,
+}
+
+impl Options {
+    /// `STARLING_WEBGPU`, with `checked` among its parts: `plain+checked`.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] for an unknown part.
+    pub fn from_env() -> Result<Self> {
+        let Ok(text) = std::env::var("STARLING_WEBGPU") else { return Ok(Self::default()) };
+        let parts: Vec<&str> = text.split('+').filter(|p| !p.is_empty()).collect();
+        let checked = parts.contains(&"checked");
+        let rest: Vec<&str> = parts.into_iter().filter(|p| *p != "checked").collect();
+        let variant = if rest.is_empty() { None } else { Some(rest.join("+").parse()?) };
+        Ok(Self { variant, checked })
+    }
+}
+
+/// One adapter as [`adapters`] lists it.
+pub struct Listed {
+    /// The best variant that it can run.
+    pub variant: Variant,
+    /// Its properties.
+    pub capabilities: Capabilities,
+}
+
+pub(crate) fn unavailable(name: &str, reason: impl Into<String>) -> Error {
+    Error::Unavailable { backend: name.into(), reason: reason.into() }
+}
+
+/// The process's one entry to the drivers, and the adapters in a fixed order.
+fn found() -> &'static [wgpu::Adapter] {
+    static FOUND: OnceLock<Vec<wgpu::Adapter>> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        let mut description = wgpu::InstanceDescriptor::new_without_display_handle();
+        description.backends =
+            wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+        description.flags = wgpu::InstanceFlags::empty();
+        let instance = wgpu::Instance::new(description);
+        let mut all = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+        // Real devices first, the fastest kind first; the drivers' order within a kind.
+        all.sort_by_key(|a| match a.get_info().device_type {
+            wgpu::DeviceType::DiscreteGpu => 0,
+            wgpu::DeviceType::IntegratedGpu => 1,
+            wgpu::DeviceType::VirtualGpu => 2,
+            wgpu::DeviceType::Other => 3,
+            wgpu::DeviceType::Cpu => 4,
+        });
+        all
+    })
+}
+
+/// Why [`adapters`] may be empty.
+pub const NO_ADAPTER: &str = "no Vulkan, Metal or Direct3D 12 driver was found: install your GPU's \
+     driver, or on Linux a software one (mesa-vulkan-drivers)";
+
+/// Every adapter of this machine.
+pub fn adapters() -> Vec<Listed> {
+    let list = |a: &wgpu::Adapter| {
+        let variant = best(a);
+        Listed { variant, capabilities: capabilities(a, variant) }
+    };
+    found().iter().map(list).collect()
+}
+
+/// The best variant of an adapter.
+fn best(adapter: &wgpu::Adapter) -> Variant {
+    let features = adapter.features();
+    Variant {
+        subgroups: features.contains(wgpu::Features::SUBGROUP)
+            && adapter.get_info().subgroup_min_size >= 4,
+        f16: features.contains(wgpu::Features::SHADER_F16),
+        matrix: false,
+    }
+}
+
+pub(crate) fn capabilities(adapter: &wgpu::Adapter, variant: Variant) -> Capabilities {
+    let info = adapter.get_info();
+    let driver = match (info.driver.as_str(), info.driver_info.as_str()) {
+        ("", "") => String::new(),
+        (driver, detail) => format!(", {}", format!("{driver} {detail}").trim()),
+    };
+    Capabilities {
+        description: format!("{} ({}{driver})", info.name, info.backend),
+        variant: variant.to_string(),
+        memory_bytes: None,
+        threads: None,
+        software: info.device_type == wgpu::DeviceType::Cpu,
+        special_values: false,
+        subnormals: false,
+    }
+}
+
+/// Opens adapter number `index`.
+///
+/// # Errors
+/// [`Error::Unavailable`] when there is no such adapter, it lacks what a forced variant needs, or
+/// its driver refuses.
+pub(crate) fn open(index: usize, options: Options) -> Result<Arc<Gpu>> {
+    let name = format!("webgpu:{index}");
+    let all = found();
+    let Some(adapter) = all.get(index) else {
+        let reason = match all.len() {
+            0 => NO_ADAPTER.to_string(),
+            n => format!("this machine has {n} adapters; `starling devices` lists them"),
+        };
+        return Err(unavailable(&name, reason));
+    };
+    let best = best(adapter);
+    let variant = options.variant.unwrap_or(best);
+    if !variant.within(best) {
+        let reason = format!("the variant {variant} was asked for and the adapter has {best}");
+        return Err(unavailable(&name, reason));
+    }
+    let mut features = wgpu::Features::empty();
+    features.set(wgpu::Features::SUBGROUP, variant.subgroups);
+    features.set(wgpu::Features::SHADER_F16, variant.f16);
+    features.set(
+        wgpu::Features::PIPELINE_CACHE,
+        adapter.features().contains(wgpu::Features::PIPELINE_CACHE),
+    );
+    let request = wgpu::DeviceDescriptor {
+        label: Some("starling"),
+        required_features: features,
+        required_limits: limits(adapter, variant),
+        memory_hints: wgpu::MemoryHints::Performance,
+        ..Default::default()
+    };
+    let (device, queue) = pollster::block_on(adapter.request_device(&request))
+        .map_err(|e| unavailable(&name, e.to_string()))?;
+    Gpu::new(name, device, queue, capabilities(adapter, variant), variant, options.checked)
+}
+
+/// The browser's baseline, but for the sizes of buffers, which are the adapter's.
+fn limits(adapter: &wgpu::Adapter, variant: Variant) -> wgpu::Limits {
+    let has = adapter.limits();
+    let mut limits = wgpu::Limits::default();
+    limits.max_buffer_size = has.max_buffer_size;
+    limits.max_storage_buffer_binding_size = has.max_storage_buffer_binding_size;
+    if variant != Variant::default() {
+        limits.max_storage_buffers_per_shader_stage = has.max_storage_buffers_per_shader_stage;
+        limits.max_compute_workgroup_storage_size = has.max_compute_workgroup_storage_size;
+    }
+    limits.or_worse_values_from(&has)
+}

@@ -1,0 +1,228 @@
+//! An opened device: its handles, what went wrong on it, and its counters.
+
+use crate::pipeline::Pipelines;
+use crate::plan::REPORTING;
+use crate::storage::GpuStorage;
+use crate::variant::Variant;
+use starling_api::{Capabilities, DType, Error, Result, StreamCounters, View};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What a kernel may use of a device.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Storage buffers of one dispatch.
+    pub slots: usize,
+    /// Bytes that one storage binding may see.
+    pub binding_bytes: usize,
+    /// Bytes of one buffer.
+    pub buffer_bytes: usize,
+    /// Bytes of workgroup memory.
+    pub workgroup_bytes: usize,
+    /// Invocations of one workgroup.
+    pub invocations: usize,
+    /// Lanes of a subgroup, at least; 1 without subgroups.
+    pub lanes: usize,
+}
+
+/// The usages of memory for kernels, uploads and downloads.
+const BUFFER: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE
+    .union(wgpu::BufferUsages::COPY_SRC)
+    .union(wgpu::BufferUsages::COPY_DST);
+
+/// What happened to the device beyond the control of a single call.
+#[derive(Clone, Debug)]
+enum Fault {
+    Lost,
+    Memory,
+    Driver(String),
+}
+
+/// Shared by a backend, its streams and its storages.
+pub struct Gpu {
+    pub(crate) name: String,
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) variant: Variant,
+    pub(crate) checked: bool,
+    pub(crate) limits: Limits,
+    pub(crate) pipelines: Pipelines,
+    /// Where kernels note an index outside its table.
+    pub(crate) faults: View,
+    fault: Arc<Mutex<Option<Fault>>>,
+    submissions: AtomicU64,
+    dispatches: AtomicU64,
+}
+
+/// An error of the driver in words.
+#[derive(Debug)]
+struct Message(String);
+
+impl std::fmt::Display for Message {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Message {}
+
+pub(crate) fn driver(message: impl std::fmt::Display) -> Error {
+    Error::Driver(Box::new(Message(message.to_string())))
+}
+
+impl Gpu {
+    pub(crate) fn new(
+        name: String,
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        capabilities: Capabilities,
+        variant: Variant,
+        checked: bool,
+    ) -> Result<Arc<Self>> {
+        let fault: Arc<Mutex<Option<Fault>>> = Arc::default();
+        let lost = fault.clone();
+        device.set_device_lost_callback(move |_, _| {
+            note(&lost, Fault::Lost);
+        });
+        let failed = fault.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            note(
+                &failed,
+                match error {
+                    wgpu::Error::OutOfMemory { .. } => Fault::Memory,
+                    other => Fault::Driver(other.to_string()),
+                },
+            );
+        }));
+        let l = device.limits();
+        let lanes = if variant.subgroups { device.adapter_info().subgroup_min_size } else { 1 };
+        let limits = Limits {
+            slots: l.max_storage_buffers_per_shader_stage as usize,
+            binding_bytes: l.max_storage_buffer_binding_size as usize,
+            buffer_bytes: l.max_buffer_size as usize,
+            workgroup_bytes: l.max_compute_workgroup_storage_size as usize,
+            invocations: l.max_compute_invocations_per_workgroup as usize,
+            lanes: lanes as usize,
+        };
+        let description = wgpu::BufferDescriptor {
+            label: Some("faults"),
+            size: GpuStorage::STEP as u64,
+            usage: BUFFER,
+            mapped_at_creation: false,
+        };
+        let storage = GpuStorage::new(device.create_buffer(&description), GpuStorage::STEP);
+        let faults = View::contiguous(Arc::new(storage), DType::U32, &[4]);
+        let gpu = Arc::new(Self {
+            name,
+            pipelines: Pipelines::new(&device),
+            device,
+            queue,
+            capabilities,
+            variant,
+            checked,
+            limits,
+            faults,
+            fault,
+            submissions: AtomicU64::new(0),
+            dispatches: AtomicU64::new(0),
+        });
+        gpu.check()?;
+        Ok(gpu)
+    }
+
+    /// What the four words of `faults` say, read back from the device.
+    pub(crate) fn misplaced(&self, words: &[u32]) -> Result<()> {
+        let [flag, index, bound, operation] = *words else { return Ok(()) };
+        if flag == 0 {
+            return Ok(());
+        }
+        if let Some(storage) = GpuStorage::of(&self.faults) {
+            self.queue.write_buffer(storage.buffer(), 0, &[0; 16]);
+        }
+        let op = REPORTING.get(operation as usize).copied().unwrap_or("gather");
+        Err(Error::Index { op, index: i64::from(index as i32), bound: bound as usize })
+    }
+
+    /// What went wrong since the last call, once; a lost device stays lost.
+    pub(crate) fn check(&self) -> Result<()> {
+        let mut slot = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*slot {
+            None => Ok(()),
+            Some(Fault::Lost) => Err(Error::DeviceLost(self.name.clone())),
+            Some(_) => match slot.take() {
+                Some(Fault::Driver(message)) => Err(driver(message)),
+                _ => Err(self.out_of_memory(0)),
+            },
+        }
+    }
+
+    fn out_of_memory(&self, requested_bytes: usize) -> Error {
+        Error::OutOfMemory { requested_bytes, in_use_bytes: 0, device: self.name.clone() }
+    }
+
+    /// A buffer for kernels, uploads and downloads.
+    pub(crate) fn alloc(&self, bytes: usize) -> Result<GpuStorage> {
+        self.check()?;
+        let padded = bytes.max(1).next_multiple_of(GpuStorage::STEP);
+        if padded > self.limits.buffer_bytes {
+            return Err(self.out_of_memory(bytes));
+        }
+        let buffer = self.buffer(padded, BUFFER).map_err(|e| match e {
+            Error::OutOfMemory { .. } => self.out_of_memory(bytes),
+            other => other,
+        })?;
+        Ok(GpuStorage::new(buffer, bytes))
+    }
+
+    /// A buffer of any usage; running out of memory is this call's error and nobody else's.
+    pub(crate) fn buffer(&self, bytes: usize, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        let description = wgpu::BufferDescriptor {
+            label: None,
+            size: bytes as u64,
+            usage,
+            mapped_at_creation: false,
+        };
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let buffer = self.device.create_buffer(&description);
+        let popped = scope.pop();
+        // In the browser the answer comes later: there it reaches `fault` through the next call.
+        #[cfg(not(target_arch = "wasm32"))]
+        if pollster::block_on(popped).is_some() {
+            return Err(self.out_of_memory(bytes));
+        }
+        #[cfg(target_arch = "wasm32")]
+        drop(popped);
+        self.check()?;
+        Ok(buffer)
+    }
+
+    pub(crate) fn submitted(&self, dispatches: usize) {
+        self.submissions.fetch_add(1, Ordering::Relaxed);
+        self.dispatches.fetch_add(dispatches as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn counters(&self) -> StreamCounters {
+        StreamCounters {
+            submissions: self.submissions.load(Ordering::Relaxed),
+            dispatches: self.dispatches.load(Ordering::Relaxed),
+            compilations: self.pipelines.compilations(),
+        }
+    }
+
+    /// Waits for everything submitted.
+    pub(crate) fn wait(&self) -> Result<()> {
+        self.check()?;
+        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
+        self.check()?;
+        polled.map(|_| ()).map_err(driver)
+    }
+}
+
+/// The first fault is kept, but a loss outranks everything.
+fn note(slot: &Mutex<Option<Fault>>, fault: Fault) {
+    let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+    if slot.is_none() || matches!(fault, Fault::Lost) {
+        *slot = Some(fault);
+    }
+}

@@ -1,0 +1,25 @@
+//! Any GPU through WebGPU: Vulkan, Metal and Direct3D 12 natively, the browser's own device there.
+//!
+//! A verb becomes one or a few kernels ([`plan`]): a template of `shaders/`, the printed programs,
+//! and the operands' bindings. Kernels become pipelines, made once; launches are gathered into few
+//! submissions ([`WebGpuStream`]).
+
+mod access;
+mod adapter;
+mod backend;
+mod gpu;
+mod kernel;
+mod pipeline;
+pub mod plan;
+mod storage;
+mod stream;
+mod template;
+mod variant;
+
+pub use adapter::{Listed, NO_ADAPTER, Options, adapters};
+pub use backend::WebGpuBackend;
+pub use gpu::Limits;
+pub use kernel::Kernel;
+pub use storage::GpuStorage;
+pub use stream::WebGpuStream;
+pub use variant::Variant;

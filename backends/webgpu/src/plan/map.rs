@@ -1,0 +1,110 @@
+//! Elementwise work.
+
+use super::LANES;
+use crate::access::in_fours;
+use crate::kernel::{Access, Kernel};
+use crate::template::{Template, template};
+use starling_api::{Map, Program, View};
+use std::fmt::Write;
+
+const MAP: Template = template!("map");
+const MAP4: Template = template!("map4");
+
+/// A view of which every element is the same one.
+fn repeats(view: &View) -> bool {
+    view.layout.shape().iter().zip(view.layout.strides()).all(|(&n, &s)| n == 1 || s == 0)
+}
+
+/// The arguments of a printed program's parameters, read from the operands `p0`, `p1`, ...
+pub(crate) fn parameter_arguments(program: &Program) -> String {
+    (0..program.param_count()).fold(String::new(), |mut text, i| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "p{i}_bits(p{i}_at(0u)), ");
+        text
+    })
+}
+
+/// Adds a program's parameters as operands `p0`, `p1`, ...
+pub(crate) fn parameters(kernel: &mut Kernel, program: &Program, params: &[View]) {
+    for (i, view) in params.iter().take(program.param_count()).enumerate() {
+        kernel.operand(format!("p{i}"), view, Access::Read);
+    }
+}
+
+/// The access of input `i` or output `o`, which may be the same view.
+pub fn map(v: &Map, kernels: &mut Vec<Kernel>) {
+    let len = v.outputs[0].len();
+    if len == 0 {
+        return;
+    }
+    let inputs = &v.inputs[..v.program.input_count()];
+    let wide = v.outputs.iter().all(in_fours)
+        && inputs.iter().all(|x| in_fours(x) || repeats(x))
+        && len >= 4;
+    if wide {
+        kernels.push(in_quads(v, inputs, len));
+    } else {
+        kernels.push(one_by_one(v, inputs, len));
+    }
+}
+
+fn one_by_one(v: &Map, inputs: &[View], len: usize) -> Kernel {
+    let mut k = Kernel::new(MAP);
+    k.constant("WG", LANES as u32).word("len", len);
+    for (i, x) in inputs.iter().enumerate() {
+        k.operand(format!("x{i}"), x, Access::Read);
+    }
+    parameters(&mut k, &v.program, &v.params);
+    for (o, y) in v.outputs.iter().enumerate() {
+        k.operand(format!("y{o}"), y, Access::Write);
+    }
+    k.program("program", &v.program);
+    let loads: String = (0..inputs.len()).map(|i| format!("x{i}_load(x{i}_at(i)), ")).collect();
+    let call = format!("program({loads}{}i)", parameter_arguments(&v.program));
+    let mut glue = format!("fn element(i: u32) {{\n    let v = {call};\n");
+    for o in 0..v.outputs.len() {
+        let value = if v.outputs.len() == 1 { "v".to_string() } else { format!("v[{o}]") };
+        let _ = writeln!(glue, "    y{o}_store(y{o}_at(i), {value});");
+    }
+    glue.push_str("}\n");
+    k.glue(&glue).groups(len.div_ceil(LANES));
+    k
+}
+
+fn in_quads(v: &Map, inputs: &[View], len: usize) -> Kernel {
+    let mut k = Kernel::new(MAP4);
+    k.constant("WG", LANES as u32).word("len", len);
+    let mut glue = String::from("fn quad(q: u32, count: u32) {\n");
+    for (i, x) in inputs.iter().enumerate() {
+        let name = format!("x{i}");
+        // The tail of a quad may lie beyond the view, but not beyond the storage.
+        if repeats(x) {
+            k.operand(name, x, Access::Read);
+            let _ = writeln!(glue, "    let a{i} = vec4<f32>(x{i}_load(x{i}_at(0u)));");
+        } else {
+            let first = x.layout.offset() / 4;
+            let _ = first;
+            k.fours(name, x, Access::Read);
+            let _ = writeln!(glue, "    let a{i} = x{i}_load4(x{i}_at(0u) / 4u + q);");
+        }
+    }
+    parameters(&mut k, &v.program, &v.params);
+    for (o, y) in v.outputs.iter().enumerate() {
+        k.fours(format!("y{o}"), y, Access::Write);
+    }
+    k.program("program", &v.program);
+    let arguments = parameter_arguments(&v.program);
+    for lane in 0..4 {
+        let loads: String = (0..inputs.len()).map(|i| format!("a{i}[{lane}], ")).collect();
+        let _ = writeln!(glue, "    let v{lane} = program({loads}{arguments}4u * q + {lane}u);");
+    }
+    for o in 0..v.outputs.len() {
+        let part = if v.outputs.len() == 1 { String::new() } else { format!("[{o}]") };
+        let lanes: Vec<String> = (0..4).map(|l| format!("v{l}{part}")).collect();
+        let value = format!("vec4<f32>({})", lanes.join(", "));
+        let _ = writeln!(glue, "    y{o}_store4(y{o}_at(0u) / 4u + q, {value}, count);");
+    }
+    glue.push_str("}\n");
+    k.glue(&glue).groups(len.div_ceil(4 * LANES));
+    k
+}

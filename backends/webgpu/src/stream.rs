@@ -1,0 +1,355 @@
+//! The queue: verbs become launches, launches are gathered into few submissions.
+
+use crate::gpu::{Gpu, driver};
+use crate::kernel::Kernel;
+use crate::pipeline::Pipeline;
+use crate::plan::{Scope, plan};
+use crate::storage::GpuStorage;
+use starling_api::{
+    Copy, DType, Download, Error, Replay, Result, Stream, StreamCounters, Verb, View,
+};
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+
+/// Launches after which a batch is submitted without being asked for.
+const MAX_PENDING: usize = 256;
+/// Bytes of parameters of one batch.
+const PARAMETER_BYTES: usize = 128 << 10;
+/// Parameters of a launch begin at a multiple of this on every device.
+const PARAMETER_ALIGN: usize = 256;
+
+/// A launch that can be encoded without further thought.
+struct Ready {
+    pipeline: Arc<Pipeline>,
+    group: wgpu::BindGroup,
+    grid: [u32; 3],
+}
+
+/// Launches that wait for their submission, and their parameters.
+#[derive(Default)]
+struct Batch {
+    ready: Vec<Ready>,
+    parameters: Vec<u8>,
+    /// A kernel that may note a misplaced index ran since the notes were last read.
+    suspect: bool,
+}
+
+/// An in-order queue on a device.
+pub struct WebGpuStream(Arc<Queue>);
+
+struct Queue {
+    gpu: Arc<Gpu>,
+    uniforms: wgpu::Buffer,
+    batch: Mutex<Batch>,
+}
+
+fn uniforms(gpu: &Gpu, bytes: usize) -> Result<wgpu::Buffer> {
+    gpu.buffer(bytes, wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST)
+}
+
+impl WebGpuStream {
+    pub(crate) fn new(gpu: &Arc<Gpu>) -> Result<Self> {
+        let uniforms = uniforms(gpu, PARAMETER_BYTES)?;
+        Ok(Self(Arc::new(Queue { gpu: gpu.clone(), uniforms, batch: Mutex::default() })))
+    }
+}
+
+impl Queue {
+    fn scope(&self) -> Scope<'_> {
+        let gpu = &self.gpu;
+        Scope { limits: &gpu.limits, variant: gpu.variant, faults: &gpu.faults }
+    }
+
+    fn batch(&self) -> MutexGuard<'_, Batch> {
+        // A batch is consistent between statements.
+        self.batch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Submits what waits.
+    fn flush(&self, batch: &mut Batch) {
+        if batch.ready.is_empty() {
+            return;
+        }
+        self.gpu.queue.write_buffer(&self.uniforms, 0, &batch.parameters);
+        encode(&self.gpu, &batch.ready);
+        batch.ready.clear();
+        batch.parameters.clear();
+    }
+
+    /// Submits what waits, then reads `size` bytes of `storage` back, and the notes of misplaced
+    /// indices with them.
+    async fn read(&self, storage: &GpuStorage, start: u64, size: u64) -> Result<Vec<u8>> {
+        const NOTES: u64 = GpuStorage::STEP as u64;
+        let gpu = &self.gpu;
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let staging = gpu.buffer((size + NOTES) as usize, usage)?;
+        {
+            let mut batch = self.batch();
+            self.flush(&mut batch);
+            batch.suspect = false;
+            let mut encoder = gpu.device.create_command_encoder(&Default::default());
+            encoder.copy_buffer_to_buffer(storage.buffer(), start, &staging, 0, size);
+            if let Some(notes) = GpuStorage::of(&gpu.faults) {
+                encoder.copy_buffer_to_buffer(notes.buffer(), 0, &staging, size, NOTES);
+            }
+            gpu.queue.submit([encoder.finish()]);
+            gpu.submitted(0);
+        }
+        let mapped = Mapped::default();
+        let signal = mapped.clone();
+        staging.map_async(wgpu::MapMode::Read, .., move |result| signal.set(result.is_ok()));
+        // A browser answers by itself; elsewhere somebody must ask the driver.
+        #[cfg(not(target_arch = "wasm32"))]
+        gpu.wait()?;
+        let ok = mapped.wait().await;
+        gpu.check()?;
+        if !ok {
+            return Err(driver("the device did not give the bytes back"));
+        }
+        let range = staging.get_mapped_range(..).map_err(driver)?;
+        let mut bytes = range.to_vec();
+        let notes: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[size as usize..]);
+        gpu.misplaced(&notes)?;
+        bytes.truncate(size as usize);
+        Ok(bytes)
+    }
+
+    /// Reports an index outside its table, if a kernel noted one.
+    async fn read_faults(&self) -> Result<()> {
+        match GpuStorage::of(&self.gpu.faults) {
+            Some(notes) => self.read(notes, 0, 4).await.map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    /// The bytes of a view's storage from a multiple of 4 to another, and where its elements begin.
+    fn aligned(from: &View, bytes: usize) -> (u64, u64, usize) {
+        let first = from.layout.offset() * from.dtype.size();
+        let start = first / 4 * 4;
+        let end = (first + bytes).next_multiple_of(4);
+        (start as u64, (end - start) as u64, first - start)
+    }
+}
+
+/// Encodes launches into one pass and submits it.
+fn encode(gpu: &Gpu, ready: &[Ready]) {
+    let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        for r in ready {
+            pass.set_pipeline(&r.pipeline.pipeline);
+            pass.set_bind_group(0, &r.group, &[]);
+            let [x, y, z] = r.grid;
+            pass.dispatch_workgroups(x, y, z);
+        }
+    }
+    gpu.queue.submit([encoder.finish()]);
+    gpu.submitted(ready.len());
+}
+
+/// Puts a kernel's parameters behind `parameters` and binds its storages.
+fn prepare(
+    gpu: &Gpu,
+    kernel: &Kernel,
+    grid: [u32; 3],
+    uniforms: &wgpu::Buffer,
+    parameters: &mut Vec<u8>,
+) -> Result<Ready> {
+    let pipeline = gpu.pipelines.get(gpu, kernel)?;
+    let words = kernel.parameters();
+    let offset = parameters.len();
+    parameters.extend_from_slice(bytemuck::cast_slice(&words));
+    let size = wgpu::BufferSize::new((parameters.len() - offset) as u64);
+    parameters.resize(parameters.len().next_multiple_of(PARAMETER_ALIGN), 0);
+    let mut entries = vec![wgpu::BindGroupEntry {
+        binding: 0,
+        resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer: uniforms,
+            offset: offset as u64,
+            size,
+        }),
+    }];
+    for b in &kernel.bindings {
+        let Some(storage) = b.storage.as_any().downcast_ref::<GpuStorage>() else {
+            return Err(Error::shape(kernel.name(), "an operand lies on another device"));
+        };
+        for shard in 0..b.shards() {
+            let from = b.from + shard * b.shard_bytes;
+            let bytes = b.shard_bytes.min(b.from + b.bytes - from);
+            entries.push(wgpu::BindGroupEntry {
+                binding: b.slot + shard as u32,
+                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                    buffer: storage.buffer(),
+                    offset: from as u64,
+                    size: wgpu::BufferSize::new(bytes as u64),
+                }),
+            });
+        }
+    }
+    let group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+        label: Some(kernel.name()),
+        layout: &pipeline.layout,
+        entries: &entries,
+    });
+    Ok(Ready { pipeline, group, grid })
+}
+
+impl Stream for WebGpuStream {
+    fn submit(&self, verb: &Verb) -> Result<()> {
+        self.0.gpu.check()?;
+        let mut batch = self.0.batch();
+        for kernel in plan(verb, self.0.scope())? {
+            let Some(grid) = kernel.dispatch() else { continue };
+            let needs = kernel.parameters().len() * 4;
+            let full = batch.parameters.len() + needs > PARAMETER_BYTES;
+            if full || batch.ready.len() >= MAX_PENDING {
+                self.0.flush(&mut batch);
+            }
+            batch.suspect |= kernel.is_reporting();
+            let ready =
+                prepare(&self.0.gpu, &kernel, grid, &self.0.uniforms, &mut batch.parameters)?;
+            batch.ready.push(ready);
+        }
+        Ok(())
+    }
+
+    fn upload(&self, bytes: &[u8], to: &View) -> Result<()> {
+        self.0.gpu.check()?;
+        if bytes.len() != to.len() * to.dtype.size() || !to.layout.is_contiguous() {
+            let message = format!("{} bytes do not fill {to:?}", bytes.len());
+            return Err(Error::shape("upload", message));
+        }
+        let Some(storage) = GpuStorage::of(to) else {
+            return Err(Error::shape("upload", "the view lies on another device"));
+        };
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let offset = to.layout.offset() * to.dtype.size();
+        if offset % 4 == 0 && bytes.len() % 4 == 0 {
+            // What was submitted before may still read the old contents.
+            self.0.flush(&mut self.0.batch());
+            self.0.gpu.queue.write_buffer(storage.buffer(), offset as u64, bytes);
+            return self.0.gpu.check();
+        }
+        // Queues write whole words: the rest goes through memory of its own and a copy.
+        let staged = Arc::new(self.0.gpu.alloc(bytes.len())?);
+        let mut padded = bytes.to_vec();
+        padded.resize(bytes.len().next_multiple_of(4), 0);
+        self.0.gpu.queue.write_buffer(staged.buffer(), 0, &padded);
+        let src = View::contiguous(staged, DType::U8, &[bytes.len()]);
+        let layout = starling_api::Layout::new(&[bytes.len()], &[1], offset);
+        let dst = View { storage: to.storage.clone(), dtype: DType::U8, layout };
+        self.submit(&Copy { src, dst }.into())
+    }
+
+    fn download<'a>(&'a self, from: &'a View, bytes: &'a mut [u8]) -> Download<'a> {
+        Box::pin(async move {
+            self.0.gpu.check()?;
+            if bytes.len() != from.len() * from.dtype.size() || !from.layout.is_contiguous() {
+                let message = format!("{from:?} does not fill {} bytes", bytes.len());
+                return Err(Error::shape("download", message));
+            }
+            let Some(storage) = GpuStorage::of(from) else {
+                return Err(Error::shape("download", "the view lies on another device"));
+            };
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            let (start, size, skip) = Queue::aligned(from, bytes.len());
+            let range = self.0.read(storage, start, size).await?;
+            bytes.copy_from_slice(&range[skip..skip + bytes.len()]);
+            Ok(())
+        })
+    }
+
+    fn sync(&self) -> Result<()> {
+        if self.0.batch().suspect {
+            #[cfg(not(target_arch = "wasm32"))]
+            pollster::block_on(self.0.read_faults())?;
+        }
+        self.0.flush(&mut self.0.batch());
+        self.0.gpu.wait()
+    }
+
+    fn counters(&self) -> StreamCounters {
+        self.0.gpu.counters()
+    }
+
+    fn compile(&self, verbs: Vec<Verb>) -> Result<Box<dyn Replay>> {
+        let mut kernels = Vec::new();
+        let mut bytes = 0usize;
+        for verb in &verbs {
+            for kernel in plan(verb, self.0.scope())? {
+                let Some(grid) = kernel.dispatch() else { continue };
+                bytes += (kernel.parameters().len() * 4).next_multiple_of(PARAMETER_ALIGN);
+                kernels.push((kernel, grid));
+            }
+        }
+        let uniforms = uniforms(&self.0.gpu, bytes.max(PARAMETER_ALIGN))?;
+        let mut parameters = Vec::with_capacity(bytes);
+        let ready = kernels
+            .iter()
+            .map(|(kernel, grid)| prepare(&self.0.gpu, kernel, *grid, &uniforms, &mut parameters))
+            .collect::<Result<Vec<Ready>>>()?;
+        self.0.gpu.queue.write_buffer(&uniforms, 0, &parameters);
+        let suspect = kernels.iter().any(|(k, _)| k.is_reporting());
+        Ok(Box::new(Step { queue: self.0.clone(), ready, suspect, verbs }))
+    }
+}
+
+/// A step whose pipelines, bindings and parameters are made: a run only encodes them.
+struct Step {
+    queue: Arc<Queue>,
+    ready: Vec<Ready>,
+    suspect: bool,
+    /// Keeps the storages alive.
+    verbs: Vec<Verb>,
+}
+
+impl Replay for Step {
+    fn run(&self, _: &dyn Stream) -> Result<()> {
+        let gpu = &self.queue.gpu;
+        gpu.check()?;
+        {
+            let mut batch = self.queue.batch();
+            self.queue.flush(&mut batch);
+            batch.suspect |= self.suspect;
+        }
+        encode(gpu, &self.ready);
+        gpu.check()
+    }
+
+    fn len(&self) -> usize {
+        self.verbs.len()
+    }
+}
+
+/// The answer to a request to map a buffer.
+#[derive(Clone, Default)]
+struct Mapped(Arc<Mutex<(Option<bool>, Option<Waker>)>>);
+
+impl Mapped {
+    fn set(&self, ok: bool) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 = Some(ok);
+        if let Some(waker) = state.1.take() {
+            waker.wake();
+        }
+    }
+
+    async fn wait(&self) -> bool {
+        poll_fn(|context| {
+            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            match state.0 {
+                Some(ok) => Poll::Ready(ok),
+                None => {
+                    state.1 = Some(context.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+}

@@ -1,0 +1,13 @@
+// Copy between operands without gaps, four elements at a time: `quad` moves them.
+
+@compute @workgroup_size(WG)
+fn main(
+    @builtin(workgroup_id) w: vec3<u32>,
+    @builtin(num_workgroups) n: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let q = (w.y * n.x + w.x) * WG + lane;
+    if 4u * q < $len {
+        quad(q, $len - 4u * q);
+    }
+}

@@ -1,0 +1,13 @@
+// Elementwise: `element` evaluates the program for one element and stores its results.
+
+@compute @workgroup_size(WG)
+fn main(
+    @builtin(workgroup_id) w: vec3<u32>,
+    @builtin(num_workgroups) n: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = (w.y * n.x + w.x) * WG + lane;
+    if i < $len {
+        element(i);
+    }
+}

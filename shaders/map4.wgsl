@@ -1,0 +1,14 @@
+// Elementwise over operands without gaps: `quad` evaluates the program for four elements, of which
+// the first `count` are stored.
+
+@compute @workgroup_size(WG)
+fn main(
+    @builtin(workgroup_id) w: vec3<u32>,
+    @builtin(num_workgroups) n: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let q = (w.y * n.x + w.x) * WG + lane;
+    if 4u * q < $len {
+        quad(q, $len - 4u * q);
+    }
+}
