@@ -378,6 +378,15 @@ impl Math for Bound {
         let slack = if slack.is_finite() { slack } else { 0.0 };
         Enclosure { value, lo: sum.lo - slack, hi: sum.hi + slack, nan: sum.nan }
     }
+    fn mul_add(self, a: Enclosure, b: Enclosure, c: Enclosure) -> Enclosure {
+        let value = a.value.mul_add(b.value, c.value);
+        let product = self.mul(a, b);
+        // The value that the product is added to may be far smaller than the product's rounding.
+        let sum = self.add(Enclosure { value: a.value * b.value, ..product }, c);
+        let once = self.fma(a, b, c);
+        let (lo, hi) = (sum.lo.min(once.lo), sum.hi.max(once.hi));
+        Enclosure { value, lo, hi, nan: sum.nan || once.nan }
+    }
     fn neg(self, a: Enclosure) -> Enclosure {
         Enclosure { value: -a.value, lo: -a.hi, hi: -a.lo, nan: a.nan }
     }

@@ -268,15 +268,15 @@ methods {
     /// `x * Phi(x)` with the normal distribution function by `erf` (Hendrycks, Gimpel 2016).
     gelu Gelu(x: Real) [] Gradient::Derived, |m| {
         let phi = m.erf(m.mul(x, m.lit(std::f64::consts::FRAC_1_SQRT_2)));
-        m.mul(x, m.fma(phi, m.lit(0.5), m.lit(0.5)))
+        m.mul(x, m.mul_add(phi, m.lit(0.5), m.lit(0.5)))
     };
     /// GELU with `Phi(x)` approximated by `tanh(sqrt(2/pi) * (x + 0.044715 x^3))`, GPT-2's.
     gelu_tanh GeluTanh(x: Real) [] Gradient::Derived, |m| {
         // Beyond 16 tanh is 1 in f64 already; held there, x^3 cannot overflow in the derivative.
         let h = hold(m, x, m.lit(-16.0), m.lit(16.0));
         let sqrt_2_over_pi = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
-        let cubic = m.fma(m.mul(h, h), m.lit(0.044715 * sqrt_2_over_pi), m.lit(sqrt_2_over_pi));
-        m.mul(x, m.fma(m.tanh(m.mul(h, cubic)), m.lit(0.5), m.lit(0.5)))
+        let cubic = m.mul_add(m.mul(h, h), m.lit(0.044715 * sqrt_2_over_pi), m.lit(sqrt_2_over_pi));
+        m.mul(x, m.mul_add(m.tanh(m.mul(h, cubic)), m.lit(0.5), m.lit(0.5)))
     };
     /// `x * sigmoid(x)`
     silu Silu(x: Real) [] Gradient::Derived, |m| m.mul(x, m.sigmoid(x));
@@ -351,16 +351,16 @@ others {
     /// `buf' = momentum * buf + g'`, `p' = p - lr * buf'`; results `p'`, `buf'`.
     sgd Sgd(p: Real, g: Real, buf: Real, lr: Positive, clip: Positive)
         [momentum = 0.9, weight_decay = 0.01] UPDATE, 2, |m| {
-        let g = m.fma(p, weight_decay, m.mul(g, clip));
-        let buf = m.fma(momentum, buf, g);
-        [m.fma(m.neg(lr), buf, p), buf]
+        let g = m.mul_add(p, weight_decay, m.mul(g, clip));
+        let buf = m.mul_add(momentum, buf, g);
+        [m.mul_add(m.neg(lr), buf, p), buf]
     };
     /// Adam (Kingma, Ba 2014) with L2 decay; `correction1 = 1 / (1 - beta1^t)`, `correction2 =
     /// 1 / (1 - beta2^t)` come from the device; results `p'`, `m'`, `v'`.
     adam Adam(p: Real, g: Real, mean: Real, var: Positive, lr: Positive, clip: Positive,
         correction1: Positive, correction2: Positive)
         [beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0.01] UPDATE, 3, |m| {
-        let g = m.fma(p, weight_decay, m.mul(g, clip));
+        let g = m.mul_add(p, weight_decay, m.mul(g, clip));
         adam_step(m, [p, g, mean, var], [lr, correction1, correction2], [beta1, beta2, eps])
     };
     /// AdamW (Loshchilov, Hutter 2017): Adam with `p` decayed by `1 - lr * weight_decay` first.
@@ -368,7 +368,7 @@ others {
         correction1: Positive, correction2: Positive)
         [beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0.01] UPDATE, 3, |m| {
         let g = m.mul(g, clip);
-        let p = m.fma(m.neg(m.mul(lr, weight_decay)), p, p);
+        let p = m.mul_add(m.neg(m.mul(lr, weight_decay)), p, p);
         adam_step(m, [p, g, mean, var], [lr, correction1, correction2], [beta1, beta2, eps])
     };
 }
@@ -383,8 +383,8 @@ fn adam_step<M: Math>(
     [beta1, beta2, eps]: [M::V; 3],
 ) -> [M::V; 3] {
     let one = m.lit(1.0);
-    let mean = m.fma(beta1, mean, m.mul(m.sub(one, beta1), g));
-    let var = m.fma(beta2, var, m.mul(m.sub(one, beta2), m.mul(g, g)));
+    let mean = m.mul_add(beta1, mean, m.mul(m.sub(one, beta1), g));
+    let var = m.mul_add(beta2, var, m.mul(m.sub(one, beta2), m.mul(g, g)));
     let denominator = m.add(m.sqrt(m.mul(var, correction2)), eps);
     let step = m.div(m.mul(m.mul(lr, correction1), mean), denominator);
     [m.sub(p, step), mean, var]

@@ -110,7 +110,7 @@ impl<M: Math> Math for Dual<M> {
     fn mul(self, a: Self::V, b: Self::V) -> Self::V {
         let m = self.0;
         let d = match (a.d, b.d) {
-            (Some(da), Some(db)) => Some(m.fma(a.v, db, m.mul(da, b.v))),
+            (Some(da), Some(db)) => Some(m.mul_add(a.v, db, m.mul(da, b.v))),
             (Some(da), None) => Some(m.mul(da, b.v)),
             (None, Some(db)) => Some(m.mul(a.v, db)),
             (None, None) => None,
@@ -134,6 +134,15 @@ impl<M: Math> Math for Dual<M> {
         let m = self.0;
         let product = self.plus(self.scaled(a.d, b.v), self.scaled(b.d, a.v));
         Tangent { v: m.fma(a.v, b.v, c.v), d: self.plus(product, c.d) }
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        let v = self.0.mul_add(a.v, b.v, c.v);
+        Tangent { v, ..self.fma(a, b, c) }
+    }
+    #[inline(always)]
+    fn hold(self, a: Self::V) -> Self::V {
+        Tangent { v: self.0.hold(a.v), d: a.d }
     }
     #[inline(always)]
     fn neg(self, a: Self::V) -> Self::V {
@@ -210,7 +219,7 @@ impl<M: Math> Math for Dual<M> {
     #[inline(always)]
     fn tanh(self, a: Self::V) -> Self::V {
         let t = self.0.tanh(a.v);
-        self.chain(t, a.d, |m| m.fma(m.neg(t), t, m.lit(1.0)))
+        self.chain(t, a.d, |m| m.mul_add(m.neg(t), t, m.lit(1.0)))
     }
     /// `2/sqrt(pi) * exp(-a^2)`
     #[inline(always)]

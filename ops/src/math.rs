@@ -29,6 +29,18 @@ pub trait Math: Copy {
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, rounded once.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once or twice: where either will do and speed matters. Targets that
+    /// compute on the host round once.
+    #[inline(always)]
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        self.fma(a, b, c)
+    }
+    /// `a`, computed as it is written: compilers of shaders may rearrange sums and cancel what is
+    /// added and taken away again, but not across this.
+    #[inline(always)]
+    fn hold(self, a: Self::V) -> Self::V {
+        a
+    }
     /// `-a`
     fn neg(self, a: Self::V) -> Self::V;
     /// `|a|`

@@ -111,7 +111,7 @@ const ATANH: [f64; 3] = [0.20000077784061432, 0.14273390173912048, 0.11713582277
 fn horner<M: Math, const N: usize>(m: M, x: M::V, c: [f64; N]) -> M::V {
     let mut sum = m.lit(c[N - 1]);
     for i in (0..N - 1).rev() {
-        sum = m.fma(sum, x, m.lit(c[i]));
+        sum = m.mul_add(sum, x, m.lit(c[i]));
     }
     sum
 }
@@ -141,17 +141,18 @@ pub fn scale<M: Math>(m: M, p: M::V, n: M::V) -> M::V {
 #[inline(always)]
 fn reduce_exp<M: Math>(m: M, x: M::V) -> (M::V, M::V) {
     let n = m.round(m.mul(x, m.lit(std::f64::consts::LOG2_E)));
-    let r = m.fma(n, m.lit(-LN2[0]), x);
-    (n, m.fma(n, m.lit(-LN2[1]), r))
+    // The first product is exact, so either rounding gives the same difference.
+    let r = m.hold(m.mul_add(n, m.lit(-LN2[0]), x));
+    (n, m.mul_add(n, m.lit(-LN2[1]), r))
 }
 
 /// `e^x` for `x <= 89` or NaN.
 #[inline(always)]
 fn exp_low<M: Math>(m: M, x: M::V) -> M::V {
-    // Below -104 the result is 0, and -104 says so itself.
-    let x = m.select(m.lt(x, m.lit(-104.0)), m.lit(-104.0), x);
+    // Below -104 the result is 0, and -105 says so itself, however it is rounded.
+    let x = m.select(m.lt(x, m.lit(-105.0)), m.lit(-105.0), x);
     let (n, r) = reduce_exp(m, x);
-    let p = m.fma(horner(m, r, EXP), m.mul(r, r), r);
+    let p = m.hold(m.mul_add(horner(m, r, EXP), m.mul(r, r), r));
     m.scale(m.add(p, m.lit(1.0)), n)
 }
 
@@ -172,9 +173,9 @@ pub fn exp<M: Math>(m: M, x: M::V) -> M::V {
 #[inline(always)]
 fn half_expm1<M: Math>(m: M, x: M::V) -> M::V {
     let (n, r) = reduce_exp(m, x);
-    let e = m.fma(horner(m, r, EXP), m.mul(r, r), r);
+    let e = m.mul_add(horner(m, r, EXP), m.mul(r, r), r);
     let half_power = m.from_bits(m.ushl(m.to_uint(m.add(n, m.lit(126.0))), 23));
-    m.fma(half_power, e, m.sub(half_power, m.lit(0.5)))
+    m.mul_add(half_power, e, m.sub(half_power, m.lit(0.5)))
 }
 
 /// `e^x - 1`
@@ -206,8 +207,8 @@ fn fraction<M: Math>(m: M, biased: M::U) -> M::V {
 /// `k ln 2 + log(1 + f)`
 #[inline(always)]
 fn log_sum<M: Math>(m: M, k: M::V, f: M::V) -> M::V {
-    let tail = m.mul(m.mul(f, f), m.fma(horner(m, f, LOG), f, m.lit(-0.5)));
-    m.fma(k, m.lit(LN2[0]), m.add(f, m.fma(k, m.lit(LN2[1]), tail)))
+    let tail = m.mul(m.mul(f, f), m.mul_add(horner(m, f, LOG), f, m.lit(-0.5)));
+    m.mul_add(k, m.lit(LN2[0]), m.add(f, m.mul_add(k, m.lit(LN2[1]), tail)))
 }
 
 /// `x` made normal, and what its logarithm to base 2 grew by.
@@ -244,8 +245,9 @@ pub fn log1p<M: Math>(m: M, x: M::V) -> M::V {
     // 4 * 2^-k, because 2^-k itself is not normal for k > 126.
     let exponent = m.uand(biased, m.ulit(0xff80_0000));
     let power = m.from_bits(m.usub(m.ulit(0x8000_0000), exponent));
-    let rest = m.fma(power, m.lit(0.25), m.lit(-1.0));
-    let f = m.fma(m.mul(x, m.lit(0.25)), power, rest);
+    // Both products are exact.
+    let rest = m.hold(m.mul_add(power, m.lit(0.25), m.lit(-1.0)));
+    let f = m.mul_add(m.mul(x, m.lit(0.25)), power, rest);
     let y = log_specials(m, log_sum(m, k, f), u, x);
     // The sign of zero and the last bits of subnormals do not survive the sum.
     m.select(m.lt(m.abs(x), m.lit(1e-8)), x, y)
@@ -269,8 +271,8 @@ fn reduce_sin<M: Math>(m: M, x: M::V) -> (M::V, M::U) {
 #[inline(always)]
 fn sin_or_cos<M: Math>(m: M, r: M::V, quadrant: M::U, flip: M::U) -> M::V {
     let z = m.mul(r, r);
-    let sin = m.fma(m.mul(horner(m, z, SIN), z), r, r);
-    let cos = m.fma(m.mul(horner(m, z, COS), z), z, m.fma(z, m.lit(-0.5), m.lit(1.0)));
+    let sin = m.mul_add(m.mul(horner(m, z, SIN), z), r, r);
+    let cos = m.mul_add(m.mul(horner(m, z, COS), z), z, m.mul_add(z, m.lit(-0.5), m.lit(1.0)));
     let even = m.ueq(m.uand(quadrant, m.ulit(1)), m.ulit(0));
     m.from_bits(m.uxor(m.bits(m.select(even, sin, cos)), flip))
 }
@@ -316,7 +318,7 @@ pub fn tanh<M: Math>(m: M, x: M::V) -> M::V {
 pub fn erf<M: Math>(m: M, x: M::V) -> M::V {
     let size = m.abs(x);
     let size = m.select(m.gt(size, m.lit(3.93)), m.lit(3.93), size);
-    let y = m.fma(horner(m, size, ERF), size, size);
+    let y = m.mul_add(horner(m, size, ERF), size, size);
     let half = half_expm1(m, m.neg(y));
     with_sign(m, m.add(half, half), x)
 }
@@ -344,7 +346,7 @@ pub fn softplus<M: Math>(m: M, x: M::V) -> M::V {
     let e = exp_low(m, m.neg(m.abs(x)));
     // log1p for 0 <= e <= 1: 1 + e is 2^k y with k = 0 or 1.
     let halve = m.ge(e, m.lit(std::f64::consts::SQRT_2 - 1.0));
-    let f = m.select(halve, m.fma(e, m.lit(0.5), m.lit(-0.5)), e);
+    let f = m.select(halve, m.mul_add(e, m.lit(0.5), m.lit(-0.5)), e);
     let y = log_sum(m, m.select(halve, one, zero), f);
     m.add(m.select(m.lt(x, zero), zero, x), y)
 }
@@ -352,8 +354,8 @@ pub fn softplus<M: Math>(m: M, x: M::V) -> M::V {
 /// `a + b` and its rounding error, for `|a| >= |b|` or `a = 0`.
 #[inline(always)]
 fn fast_two_sum<M: Math>(m: M, a: M::V, b: M::V) -> (M::V, M::V) {
-    let sum = m.add(a, b);
-    (sum, m.sub(b, m.sub(sum, a)))
+    let sum = m.hold(m.add(a, b));
+    (sum, m.sub(b, m.hold(m.sub(sum, a))))
 }
 
 /// `(ah + al) * (bh + bl)`
@@ -361,7 +363,7 @@ fn fast_two_sum<M: Math>(m: M, a: M::V, b: M::V) -> (M::V, M::V) {
 fn pair_mul<M: Math>(m: M, (ah, al): (M::V, M::V), (bh, bl): (M::V, M::V)) -> (M::V, M::V) {
     let product = m.mul(ah, bh);
     let error = m.fma(ah, bh, m.neg(product));
-    (product, m.fma(ah, bl, m.fma(al, bh, error)))
+    (product, m.mul_add(ah, bl, m.mul_add(al, bh, error)))
 }
 
 /// `log2(x)` for `x > 0` as a sum of two numbers: `k + 2/ln(2) * atanh(s)` with `s = f / (2 + f)`.
@@ -402,7 +404,7 @@ fn pow_magnitude<M: Math>(m: M, a: M::V, b: M::V) -> M::V {
     let inside = m.lt(m.abs(product), m.lit(200.0));
     let n = m.round(product);
     let r = m.add(m.sub(product, n), m.select(inside, rest, m.lit(0.0)));
-    m.scale(m.fma(horner(m, r, EXP2), r, m.lit(1.0)), n)
+    m.scale(m.mul_add(horner(m, r, EXP2), r, m.lit(1.0)), n)
 }
 
 /// `a^b` as C's `pow`: `2^(b log2(|a|))` with the logarithm and the product to twice the precision.

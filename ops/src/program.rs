@@ -31,6 +31,10 @@ pub enum Op {
     Div,
     /// [`Math::fma`]
     Fma,
+    /// [`Math::mul_add`]
+    MulAdd,
+    /// [`Math::hold`]
+    Hold,
     /// [`Math::neg`]
     Neg,
     /// [`Math::abs`]
@@ -145,10 +149,10 @@ impl Op {
         use Op::*;
         match self {
             Input(_) | Param(_) | ParamWord(_) | Const(_) | ConstWord(_) | Index => 0,
-            Neg | Abs | Floor | Round | Sqrt | Rsqrt | Exp | Expm1 | Log | Log1p | Sin | Cos
+            Hold | Neg | Abs | Floor | Round | Sqrt | Rsqrt | Exp | Expm1 | Log | Log1p | Sin | Cos
             | Tanh | Erf | Sigmoid | Softplus | Not | UShl(_) | UShr(_) | ToReal | ToUint
             | Bits | FromBits => 1,
-            Fma | Select | USelect => 3,
+            Fma | MulAdd | Select | USelect => 3,
             Uniform => 6,
             _ => 2,
         }
@@ -161,7 +165,7 @@ impl Op {
         use Op::*;
         matches!(
             self,
-            Add | Mul | Fma | Eq | And | Or | UAdd | UMul | UMulHi | UAnd | UOr | UXor | UEq
+            Add | Mul | Fma | MulAdd | Eq | And | Or | UAdd | UMul | UMulHi | UAnd | UOr | UXor | UEq
         )
     }
 }
@@ -243,8 +247,8 @@ impl Builder {
             Op::Mul if is(self, 0, -1.0) => return Some(self.put(Op::Neg, &[args[1]])),
             Op::Mul if is(self, 1, -1.0) => return Some(self.put(Op::Neg, &[args[0]])),
             Op::Div if is(self, 1, 1.0) => return Some(args[0]),
-            Op::Fma if is(self, 0, 1.0) => return Some(self.put(Op::Add, &[args[1], args[2]])),
-            Op::Fma if is(self, 1, 1.0) => return Some(self.put(Op::Add, &[args[0], args[2]])),
+            Op::Fma | Op::MulAdd if is(self, 0, 1.0) => return Some(self.put(Op::Add, &[args[1], args[2]])),
+            Op::Fma | Op::MulAdd if is(self, 1, 1.0) => return Some(self.put(Op::Add, &[args[0], args[2]])),
             Op::Neg => {
                 let inner = self.nodes[args[0] as usize];
                 if inner.op == Op::Neg {
@@ -338,6 +342,8 @@ pub fn apply<M: Math>(m: M, op: Op, args: &[NodeId], slots: &mut [Slot<M>]) -> S
         Op::Mul => Slot::V(m.mul(v(0), v(1))),
         Op::Div => Slot::V(m.div(v(0), v(1))),
         Op::Fma => Slot::V(m.fma(v(0), v(1), v(2))),
+        Op::MulAdd => Slot::V(m.mul_add(v(0), v(1), v(2))),
+        Op::Hold => Slot::V(m.hold(v(0))),
         Op::Neg => Slot::V(m.neg(v(0))),
         Op::Abs => Slot::V(m.abs(v(0))),
         Op::Min => Slot::V(m.min(v(0), v(1))),

@@ -80,6 +80,8 @@ impl Math for Trace<'_> {
         mul Mul(a: Real, b: Real) -> Real;
         div Div(a: Real, b: Real) -> Real;
         fma Fma(a: Real, b: Real, c: Real) -> Real;
+        mul_add MulAdd(a: Real, b: Real, c: Real) -> Real;
+        hold Hold(a: Real) -> Real;
         neg Neg(a: Real) -> Real;
         abs Abs(a: Real) -> Real;
         min Min(a: Real, b: Real) -> Real;

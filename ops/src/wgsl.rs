@@ -6,7 +6,7 @@
 //! has no `erf`, `expm1` or `log1p` at all. The text is a function of the program alone.
 //!
 //! What WGSL leaves open remains open here: `/` and `sqrt` may be 2.5 units in the last place off,
-//! `fma` may round twice, subnormals may be flushed, and an implementation may assume that
+//! subnormals may be flushed, and an implementation may assume that
 //! infinities and NaNs do not occur. So NaN is recognised by its bits, non-finite constants are
 //! made from theirs at run time (a constant expression that yields one is an error in WGSL), and
 //! rows of special values are a capability of a backend and not a promise of the text.
@@ -30,11 +30,47 @@ enum Body {
     Text(&'static str, &'static [&'static str]),
     /// A definition over [`crate::Math`].
     Traced(fn(Trace<'_>) -> Real),
+    /// `sl_fma`, by what the device's `fma` does.
+    Fma,
 }
 
 const fn traced(name: &'static str, f: fn(Trace<'_>) -> Real) -> Helper {
     Helper { name, body: Body::Traced(f) }
 }
+
+/// An exclusive or with a zero that no compiler knows.
+const HOLD: &str = "// x; no compiler rearranges sums across the bits.
+fn sl_hold(x: f32) -> f32 {
+    return bitcast<f32>(bitcast<u32>(x) ^ sl_zero());
+}
+";
+
+/// Where the built-in function rounds once, it serves.
+const FMA_BUILT_IN: &str = "// a * b + c, rounded once.
+fn sl_fma(a: f32, b: f32, c: f32) -> f32 {
+    return sl_hold(fma(a, b, c));
+}
+";
+
+/// Elsewhere the product's and the sum's rounding errors are found (Dekker 1971, Knuth's two-sum)
+/// and added last: within one unit in the last place of the single rounding, and exact where the
+/// sum cancels.
+const FMA_BY_PARTS: &str = "// a * b + c with the rounding errors of the product and the sum.
+fn sl_fma(a: f32, b: f32, c: f32) -> f32 {
+    let ah = bitcast<f32>(bitcast<u32>(a) & 0xfffff000u);
+    let bh = bitcast<f32>(bitcast<u32>(b) & 0xfffff000u);
+    let al = a - ah;
+    let bl = b - bh;
+    let p = sl_hold(a * b);
+    let e = sl_hold(sl_hold(sl_hold(ah * bh) - p) + sl_hold(ah * bl)) + al * bh;
+    let s = sl_hold(p + c);
+    let t = sl_hold(s - p);
+    let d = sl_hold(p - sl_hold(s - t)) + sl_hold(c - t);
+    let sum = s + (d + (e + al * bl));
+    // An infinite product has no error.
+    return select(s, sum, (bitcast<u32>(sum) & 0x7fffffffu) <= 0x7f800000u);
+}
+";
 
 /// Every helper, in the order in which a prelude lists them.
 static HELPERS: &[Helper] = &[
@@ -100,6 +136,8 @@ fn sl_umulhi(a: u32, b: u32) -> u32 {
             &[],
         ),
     },
+    Helper { name: "sl_hold", body: Body::Text(HOLD, &[]) },
+    Helper { name: "sl_fma", body: Body::Fma },
     traced("sl_rsqrt", |t| poly::rsqrt(t, t.input(0))),
     traced("sl_exp", |t| poly::exp(t, t.input(0))),
     traced("sl_expm1", |t| poly::expm1(t, t.input(0))),
@@ -127,6 +165,8 @@ fn function_of(node: &Node) -> Option<&'static str> {
         Op::Min => "sl_min",
         Op::Max => "sl_max",
         Op::UMulHi => "sl_umulhi",
+        Op::Fma => "sl_fma",
+        Op::Hold => "sl_hold",
         Op::Rsqrt => "sl_rsqrt",
         Op::Exp => "sl_exp",
         Op::Expm1 => "sl_expm1",
@@ -172,6 +212,9 @@ fn collect(program: &Program, needed: &mut BTreeSet<&'static str>) {
         if hides_word(program, node) {
             need("sl_word", needed);
         }
+        if node.op == Op::Sub && node.args()[0] == node.args()[1] {
+            need("sl_hold", needed);
+        }
     }
 }
 
@@ -182,12 +225,23 @@ fn need(name: &'static str, needed: &mut BTreeSet<&'static str>) {
     match HELPERS.iter().find(|h| h.name == name).map(|h| &h.body) {
         Some(Body::Text(_, uses)) => uses.iter().for_each(|u| need(u, needed)),
         Some(Body::Traced(f)) => collect(&traced_program(*f), needed),
+        Some(Body::Fma) => need("sl_hold", needed),
         None => unreachable!("{name} is listed in HELPERS"),
     }
 }
 
-/// The helper functions that the printed `programs` call, each once.
-pub fn prelude<'a>(programs: impl IntoIterator<Item = &'a Program>) -> String {
+/// What a device's `fma` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fma {
+    /// It rounds once.
+    Fused,
+    /// It multiplies, rounds, adds and rounds: WGSL allows both.
+    Separate,
+}
+
+/// The helper functions that the printed `programs` call, each once. The module must also define
+/// `fn sl_zero() -> u32`, a zero that the compiler cannot know.
+pub fn prelude<'a>(programs: impl IntoIterator<Item = &'a Program>, fma: Fma) -> String {
     let mut needed = BTreeSet::new();
     programs.into_iter().for_each(|p| collect(p, &mut needed));
     let mut text = String::new();
@@ -195,6 +249,8 @@ pub fn prelude<'a>(programs: impl IntoIterator<Item = &'a Program>) -> String {
         match helper.body {
             Body::Text(body, _) => text.push_str(body),
             Body::Traced(f) => text.push_str(&function(&traced_program(f), helper.name, false)),
+            Body::Fma if fma == Fma::Fused => text.push_str(FMA_BUILT_IN),
+            Body::Fma => text.push_str(FMA_BY_PARTS),
         }
         text.push('\n');
     }
@@ -275,6 +331,8 @@ fn expression(program: &Program, node: &Node, names: &[String]) -> String {
         Op::ConstWord(word) => format!("0x{word:x}u"),
         Op::Index => "index".to_string(),
         Op::Add | Op::UAdd => infix("+"),
+        // NaN for infinities and NaN; a compiler would say 0.
+        Op::Sub if node.args()[0] == node.args()[1] => format!("sl_hold({}) - {}", a(0), a(0)),
         Op::Sub | Op::USub => infix("-"),
         Op::Mul | Op::UMul => infix("*"),
         Op::Div => infix("/"),
@@ -291,7 +349,8 @@ fn expression(program: &Program, node: &Node, names: &[String]) -> String {
         Op::UShr(n) => format!("{} >> {n}u", a(0)),
         // select(where false, where true, condition)
         Op::Select | Op::USelect => format!("select({}, {}, {})", a(2), a(1), a(0)),
-        Op::Fma => call("fma"),
+        // It may round once or twice, as MulAdd may.
+        Op::MulAdd => call("fma"),
         Op::Abs => call("abs"),
         Op::Floor => call("floor"),
         // Halves to even, as in Math.

@@ -1,5 +1,9 @@
 // Printed from `abs` in ops/src/defs.rs by UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl
 
+fn sl_zero() -> u32 {
+    return 0u;
+}
+
 fn def_abs(x0: f32, index: u32) -> f32 {
     let v1 = abs(x0);
     return v1;

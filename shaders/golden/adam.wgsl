@@ -1,5 +1,9 @@
 // Printed from `adam` in ops/src/defs.rs by UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl
 
+fn sl_zero() -> u32 {
+    return 0u;
+}
+
 fn def_adam(x0: f32, x1: f32, x2: f32, x3: f32, x4: f32, x5: f32, x6: f32, x7: f32, index: u32) -> array<f32, 3> {
     let v6 = x1 * x5;
     let v7 = fma(x0, 0.01f, v6);

@@ -1,5 +1,9 @@
 // Printed from `clamp` in ops/src/defs.rs by UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl
 
+fn sl_zero() -> u32 {
+    return 0u;
+}
+
 fn def_clamp(x0: f32, index: u32) -> f32 {
     let v2 = x0 < -1.0f;
     let v4 = 1.0f < x0;

@@ -1,5 +1,9 @@
 // Printed from `dropout` in ops/src/defs.rs by UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl
 
+fn sl_zero() -> u32 {
+    return 0u;
+}
+
 fn def_dropout(x0: f32, x1: f32, index: u32) -> f32 {
     let v2 = 0.25f <= x1;
     let v5 = x0 * 1.3333334f;

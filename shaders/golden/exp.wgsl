@@ -1,10 +1,19 @@
 // Printed from `exp` in ops/src/defs.rs by UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl
 
+fn sl_zero() -> u32 {
+    return 0u;
+}
+
+// x; no compiler rearranges sums across the bits.
+fn sl_hold(x: f32) -> f32 {
+    return bitcast<f32>(bitcast<u32>(x) ^ sl_zero());
+}
+
 fn sl_exp(x0: f32) -> f32 {
     let v2 = 89.0f < x0;
     let v3 = select(x0, 89.0f, v2);
-    let v5 = v3 < -104.0f;
-    let v6 = select(v3, -104.0f, v5);
+    let v5 = v3 < -105.0f;
+    let v6 = select(v3, -105.0f, v5);
     let v8 = v6 * 1.442695f;
     let v9 = round(v8);
     let v11 = v9 + 254.0f;
@@ -14,19 +23,21 @@ fn sl_exp(x0: f32) -> f32 {
     let v15 = v14 << 23u;
     let v16 = bitcast<f32>(v15);
     let v19 = fma(v9, -0.6933594f, v6);
-    let v20 = fma(v9, 0.00021219444f, v19);
-    let v23 = fma(v20, 0.0013869854f, 0.008366447f);
-    let v25 = fma(v20, v23, 0.041667446f);
-    let v27 = fma(v20, v25, 0.16666545f);
-    let v29 = fma(v20, v27, 0.49999997f);
-    let v30 = v20 * v20;
-    let v31 = fma(v29, v30, v20);
-    let v33 = v31 + 1.0f;
-    let v34 = v13 << 23u;
-    let v35 = bitcast<f32>(v34);
-    let v36 = v33 * v35;
-    let v37 = v16 * v36;
-    return v37;
+    let v20 = sl_hold(v19);
+    let v21 = fma(v9, 0.00021219444f, v20);
+    let v24 = fma(v21, 0.0013869854f, 0.008366447f);
+    let v26 = fma(v21, v24, 0.041667446f);
+    let v28 = fma(v21, v26, 0.16666545f);
+    let v30 = fma(v21, v28, 0.49999997f);
+    let v31 = v21 * v21;
+    let v32 = fma(v30, v31, v21);
+    let v33 = sl_hold(v32);
+    let v35 = v33 + 1.0f;
+    let v36 = v13 << 23u;
+    let v37 = bitcast<f32>(v36);
+    let v38 = v35 * v37;
+    let v39 = v16 * v38;
+    return v39;
 }
 
 fn def_exp(x0: f32, index: u32) -> f32 {

@@ -1,10 +1,19 @@
 // Printed from `expm1` in ops/src/defs.rs by UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl
 
+fn sl_zero() -> u32 {
+    return 0u;
+}
+
+// x; no compiler rearranges sums across the bits.
+fn sl_hold(x: f32) -> f32 {
+    return bitcast<f32>(bitcast<u32>(x) ^ sl_zero());
+}
+
 fn sl_exp(x0: f32) -> f32 {
     let v2 = 89.0f < x0;
     let v3 = select(x0, 89.0f, v2);
-    let v5 = v3 < -104.0f;
-    let v6 = select(v3, -104.0f, v5);
+    let v5 = v3 < -105.0f;
+    let v6 = select(v3, -105.0f, v5);
     let v8 = v6 * 1.442695f;
     let v9 = round(v8);
     let v11 = v9 + 254.0f;
@@ -14,19 +23,21 @@ fn sl_exp(x0: f32) -> f32 {
     let v15 = v14 << 23u;
     let v16 = bitcast<f32>(v15);
     let v19 = fma(v9, -0.6933594f, v6);
-    let v20 = fma(v9, 0.00021219444f, v19);
-    let v23 = fma(v20, 0.0013869854f, 0.008366447f);
-    let v25 = fma(v20, v23, 0.041667446f);
-    let v27 = fma(v20, v25, 0.16666545f);
-    let v29 = fma(v20, v27, 0.49999997f);
-    let v30 = v20 * v20;
-    let v31 = fma(v29, v30, v20);
-    let v33 = v31 + 1.0f;
-    let v34 = v13 << 23u;
-    let v35 = bitcast<f32>(v34);
-    let v36 = v33 * v35;
-    let v37 = v16 * v36;
-    return v37;
+    let v20 = sl_hold(v19);
+    let v21 = fma(v9, 0.00021219444f, v20);
+    let v24 = fma(v21, 0.0013869854f, 0.008366447f);
+    let v26 = fma(v21, v24, 0.041667446f);
+    let v28 = fma(v21, v26, 0.16666545f);
+    let v30 = fma(v21, v28, 0.49999997f);
+    let v31 = v21 * v21;
+    let v32 = fma(v30, v31, v21);
+    let v33 = sl_hold(v32);
+    let v35 = v33 + 1.0f;
+    let v36 = v13 << 23u;
+    let v37 = bitcast<f32>(v36);
+    let v38 = v35 * v37;
+    let v39 = v16 * v38;
+    return v39;
 }
 
 fn sl_expm1(x0: f32) -> f32 {
@@ -39,22 +50,23 @@ fn sl_expm1(x0: f32) -> f32 {
     let v11 = v9 * 1.442695f;
     let v12 = round(v11);
     let v15 = fma(v12, -0.6933594f, v9);
-    let v16 = fma(v12, 0.00021219444f, v15);
-    let v19 = fma(v16, 0.0013869854f, 0.008366447f);
-    let v21 = fma(v16, v19, 0.041667446f);
-    let v23 = fma(v16, v21, 0.16666545f);
-    let v25 = fma(v16, v23, 0.49999997f);
-    let v26 = v16 * v16;
-    let v27 = fma(v25, v26, v16);
-    let v29 = v12 + 126.0f;
-    let v30 = u32(v29);
-    let v31 = v30 << 23u;
-    let v32 = bitcast<f32>(v31);
-    let v34 = v32 - 0.5f;
-    let v35 = fma(v27, v32, v34);
-    let v36 = v35 + v35;
-    let v37 = select(v36, x0, v3);
-    return v37;
+    let v16 = sl_hold(v15);
+    let v17 = fma(v12, 0.00021219444f, v16);
+    let v20 = fma(v17, 0.0013869854f, 0.008366447f);
+    let v22 = fma(v17, v20, 0.041667446f);
+    let v24 = fma(v17, v22, 0.16666545f);
+    let v26 = fma(v17, v24, 0.49999997f);
+    let v27 = v17 * v17;
+    let v28 = fma(v26, v27, v17);
+    let v30 = v12 + 126.0f;
+    let v31 = u32(v30);
+    let v32 = v31 << 23u;
+    let v33 = bitcast<f32>(v32);
+    let v35 = v33 - 0.5f;
+    let v36 = fma(v28, v33, v35);
+    let v37 = v36 + v36;
+    let v38 = select(v37, x0, v3);
+    return v38;
 }
 
 fn def_expm1(x0: f32, index: u32) -> f32 {

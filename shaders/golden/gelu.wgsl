@@ -1,10 +1,19 @@
 // Printed from `gelu` in ops/src/defs.rs by UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl
 
+fn sl_zero() -> u32 {
+    return 0u;
+}
+
+// x; no compiler rearranges sums across the bits.
+fn sl_hold(x: f32) -> f32 {
+    return bitcast<f32>(bitcast<u32>(x) ^ sl_zero());
+}
+
 fn sl_exp(x0: f32) -> f32 {
     let v2 = 89.0f < x0;
     let v3 = select(x0, 89.0f, v2);
-    let v5 = v3 < -104.0f;
-    let v6 = select(v3, -104.0f, v5);
+    let v5 = v3 < -105.0f;
+    let v6 = select(v3, -105.0f, v5);
     let v8 = v6 * 1.442695f;
     let v9 = round(v8);
     let v11 = v9 + 254.0f;
@@ -14,19 +23,21 @@ fn sl_exp(x0: f32) -> f32 {
     let v15 = v14 << 23u;
     let v16 = bitcast<f32>(v15);
     let v19 = fma(v9, -0.6933594f, v6);
-    let v20 = fma(v9, 0.00021219444f, v19);
-    let v23 = fma(v20, 0.0013869854f, 0.008366447f);
-    let v25 = fma(v20, v23, 0.041667446f);
-    let v27 = fma(v20, v25, 0.16666545f);
-    let v29 = fma(v20, v27, 0.49999997f);
-    let v30 = v20 * v20;
-    let v31 = fma(v29, v30, v20);
-    let v33 = v31 + 1.0f;
-    let v34 = v13 << 23u;
-    let v35 = bitcast<f32>(v34);
-    let v36 = v33 * v35;
-    let v37 = v16 * v36;
-    return v37;
+    let v20 = sl_hold(v19);
+    let v21 = fma(v9, 0.00021219444f, v20);
+    let v24 = fma(v21, 0.0013869854f, 0.008366447f);
+    let v26 = fma(v21, v24, 0.041667446f);
+    let v28 = fma(v21, v26, 0.16666545f);
+    let v30 = fma(v21, v28, 0.49999997f);
+    let v31 = v21 * v21;
+    let v32 = fma(v30, v31, v21);
+    let v33 = sl_hold(v32);
+    let v35 = v33 + 1.0f;
+    let v36 = v13 << 23u;
+    let v37 = bitcast<f32>(v36);
+    let v38 = v35 * v37;
+    let v39 = v16 * v38;
+    return v39;
 }
 
 fn sl_erf(x0: f32) -> f32 {
@@ -46,27 +57,28 @@ fn sl_erf(x0: f32) -> f32 {
     let v25 = v23 * 1.442695f;
     let v26 = round(v25);
     let v29 = fma(v26, -0.6933594f, v23);
-    let v30 = fma(v26, 0.00021219444f, v29);
-    let v33 = fma(v30, 0.0013869854f, 0.008366447f);
-    let v35 = fma(v30, v33, 0.041667446f);
-    let v37 = fma(v30, v35, 0.16666545f);
-    let v39 = fma(v30, v37, 0.49999997f);
-    let v40 = v30 * v30;
-    let v41 = fma(v39, v40, v30);
-    let v43 = v26 + 126.0f;
-    let v44 = u32(v43);
-    let v45 = v44 << 23u;
-    let v46 = bitcast<f32>(v45);
-    let v48 = v46 - 0.5f;
-    let v49 = fma(v41, v46, v48);
-    let v50 = v49 + v49;
-    let v51 = bitcast<u32>(v50);
-    let v53 = v51 & 0x7fffffffu;
-    let v55 = bitcast<u32>(x0);
-    let v56 = 0x80000000u & v55;
-    let v57 = v53 | v56;
-    let v58 = bitcast<f32>(v57);
-    return v58;
+    let v30 = sl_hold(v29);
+    let v31 = fma(v26, 0.00021219444f, v30);
+    let v34 = fma(v31, 0.0013869854f, 0.008366447f);
+    let v36 = fma(v31, v34, 0.041667446f);
+    let v38 = fma(v31, v36, 0.16666545f);
+    let v40 = fma(v31, v38, 0.49999997f);
+    let v41 = v31 * v31;
+    let v42 = fma(v40, v41, v31);
+    let v44 = v26 + 126.0f;
+    let v45 = u32(v44);
+    let v46 = v45 << 23u;
+    let v47 = bitcast<f32>(v46);
+    let v49 = v47 - 0.5f;
+    let v50 = fma(v42, v47, v49);
+    let v51 = v50 + v50;
+    let v52 = bitcast<u32>(v51);
+    let v54 = v52 & 0x7fffffffu;
+    let v56 = bitcast<u32>(x0);
+    let v57 = 0x80000000u & v56;
+    let v58 = v54 | v57;
+    let v59 = bitcast<f32>(v58);
+    return v59;
 }
 
 fn def_gelu(x0: f32, index: u32) -> f32 {

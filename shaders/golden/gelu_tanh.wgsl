@@ -1,5 +1,14 @@
 // Printed from `gelu_tanh` in ops/src/defs.rs by UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl
 
+fn sl_zero() -> u32 {
+    return 0u;
+}
+
+// x; no compiler rearranges sums across the bits.
+fn sl_hold(x: f32) -> f32 {
+    return bitcast<f32>(bitcast<u32>(x) ^ sl_zero());
+}
+
 fn sl_tanh(x0: f32) -> f32 {
     let v2 = abs(x0);
     let v3 = 10.0f < v2;
@@ -8,28 +17,29 @@ fn sl_tanh(x0: f32) -> f32 {
     let v7 = v5 * 1.442695f;
     let v8 = round(v7);
     let v11 = fma(v8, -0.6933594f, v5);
-    let v12 = fma(v8, 0.00021219444f, v11);
-    let v15 = fma(v12, 0.0013869854f, 0.008366447f);
-    let v17 = fma(v12, v15, 0.041667446f);
-    let v19 = fma(v12, v17, 0.16666545f);
-    let v21 = fma(v12, v19, 0.49999997f);
-    let v22 = v12 * v12;
-    let v23 = fma(v21, v22, v12);
-    let v25 = v8 + 126.0f;
-    let v26 = u32(v25);
-    let v27 = v26 << 23u;
-    let v28 = bitcast<f32>(v27);
-    let v30 = v28 - 0.5f;
-    let v31 = fma(v23, v28, v30);
-    let v33 = v31 + 1.0f;
-    let v34 = v31 / v33;
-    let v35 = bitcast<u32>(v34);
-    let v37 = v35 & 0x7fffffffu;
-    let v39 = bitcast<u32>(x0);
-    let v40 = 0x80000000u & v39;
-    let v41 = v37 | v40;
-    let v42 = bitcast<f32>(v41);
-    return v42;
+    let v12 = sl_hold(v11);
+    let v13 = fma(v8, 0.00021219444f, v12);
+    let v16 = fma(v13, 0.0013869854f, 0.008366447f);
+    let v18 = fma(v13, v16, 0.041667446f);
+    let v20 = fma(v13, v18, 0.16666545f);
+    let v22 = fma(v13, v20, 0.49999997f);
+    let v23 = v13 * v13;
+    let v24 = fma(v22, v23, v13);
+    let v26 = v8 + 126.0f;
+    let v27 = u32(v26);
+    let v28 = v27 << 23u;
+    let v29 = bitcast<f32>(v28);
+    let v31 = v29 - 0.5f;
+    let v32 = fma(v24, v29, v31);
+    let v34 = v32 + 1.0f;
+    let v35 = v32 / v34;
+    let v36 = bitcast<u32>(v35);
+    let v38 = v36 & 0x7fffffffu;
+    let v40 = bitcast<u32>(x0);
+    let v41 = 0x80000000u & v40;
+    let v42 = v38 | v41;
+    let v43 = bitcast<f32>(v42);
+    return v43;
 }
 
 fn def_gelu_tanh(x0: f32, index: u32) -> f32 {

@@ -1,5 +1,9 @@
 // Printed from `huber_error` in ops/src/defs.rs by UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl
 
+fn sl_zero() -> u32 {
+    return 0u;
+}
+
 fn def_huber_error(x0: f32, x1: f32, index: u32) -> f32 {
     let v2 = x0 - x1;
     let v3 = abs(v2);

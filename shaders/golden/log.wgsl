@@ -1,5 +1,9 @@
 // Printed from `log` in ops/src/defs.rs by UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl
 
+fn sl_zero() -> u32 {
+    return 0u;
+}
+
 // A word that the compiler does not take for a constant.
 fn sl_word(word: u32) -> u32 {
     var hidden = word;

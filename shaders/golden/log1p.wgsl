@@ -1,9 +1,18 @@
 // Printed from `log1p` in ops/src/defs.rs by UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl
 
+fn sl_zero() -> u32 {
+    return 0u;
+}
+
 // A word that the compiler does not take for a constant.
 fn sl_word(word: u32) -> u32 {
     var hidden = word;
     return hidden;
+}
+
+// x; no compiler rearranges sums across the bits.
+fn sl_hold(x: f32) -> f32 {
+    return bitcast<f32>(bitcast<u32>(x) ^ sl_zero());
 }
 
 fn sl_log1p(x0: f32) -> f32 {
@@ -27,25 +36,26 @@ fn sl_log1p(x0: f32) -> f32 {
     let v29 = bitcast<f32>(v28);
     let v31 = x0 * 0.25f;
     let v33 = fma(v29, 0.25f, -1.0f);
-    let v34 = fma(v29, v31, v33);
-    let v36 = v34 * v34;
-    let v39 = fma(v34, -0.07638335f, 0.12764828f);
-    let v41 = fma(v34, v39, -0.13160181f);
-    let v43 = fma(v34, v41, 0.14201269f);
-    let v45 = fma(v34, v43, -0.16623315f);
-    let v47 = fma(v34, v45, 0.2000125f);
-    let v49 = fma(v34, v47, -0.25000823f);
-    let v51 = fma(v34, v49, 0.3333333f);
-    let v53 = fma(v34, v51, -0.5f);
-    let v54 = v36 * v53;
-    let v55 = fma(v23, -0.00021219444f, v54);
-    let v56 = v34 + v55;
-    let v57 = fma(v23, 0.6933594f, v56);
-    let v58 = select(x0, v57, v14);
-    let v59 = select(v58, v13, v11);
-    let v60 = select(v59, v10, v7);
-    let v61 = select(v60, x0, v3);
-    return v61;
+    let v34 = sl_hold(v33);
+    let v35 = fma(v29, v31, v34);
+    let v37 = v35 * v35;
+    let v40 = fma(v35, -0.07638335f, 0.12764828f);
+    let v42 = fma(v35, v40, -0.13160181f);
+    let v44 = fma(v35, v42, 0.14201269f);
+    let v46 = fma(v35, v44, -0.16623315f);
+    let v48 = fma(v35, v46, 0.2000125f);
+    let v50 = fma(v35, v48, -0.25000823f);
+    let v52 = fma(v35, v50, 0.3333333f);
+    let v54 = fma(v35, v52, -0.5f);
+    let v55 = v37 * v54;
+    let v56 = fma(v23, -0.00021219444f, v55);
+    let v57 = v35 + v56;
+    let v58 = fma(v23, 0.6933594f, v57);
+    let v59 = select(x0, v58, v14);
+    let v60 = select(v59, v13, v11);
+    let v61 = select(v60, v10, v7);
+    let v62 = select(v61, x0, v3);
+    return v62;
 }
 
 fn def_log1p(x0: f32, index: u32) -> f32 {

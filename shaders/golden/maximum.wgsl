@@ -1,5 +1,9 @@
 // Printed from `maximum` in ops/src/defs.rs by UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl
 
+fn sl_zero() -> u32 {
+    return 0u;
+}
+
 // By the bits: a compiler may take x != x to be false.
 fn sl_is_nan(x: f32) -> bool {
     return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;

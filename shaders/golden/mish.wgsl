@@ -1,5 +1,14 @@
 // Printed from `mish` in ops/src/defs.rs by UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl
 
+fn sl_zero() -> u32 {
+    return 0u;
+}
+
+// x; no compiler rearranges sums across the bits.
+fn sl_hold(x: f32) -> f32 {
+    return bitcast<f32>(bitcast<u32>(x) ^ sl_zero());
+}
+
 fn sl_tanh(x0: f32) -> f32 {
     let v2 = abs(x0);
     let v3 = 10.0f < v2;
@@ -8,36 +17,37 @@ fn sl_tanh(x0: f32) -> f32 {
     let v7 = v5 * 1.442695f;
     let v8 = round(v7);
     let v11 = fma(v8, -0.6933594f, v5);
-    let v12 = fma(v8, 0.00021219444f, v11);
-    let v15 = fma(v12, 0.0013869854f, 0.008366447f);
-    let v17 = fma(v12, v15, 0.041667446f);
-    let v19 = fma(v12, v17, 0.16666545f);
-    let v21 = fma(v12, v19, 0.49999997f);
-    let v22 = v12 * v12;
-    let v23 = fma(v21, v22, v12);
-    let v25 = v8 + 126.0f;
-    let v26 = u32(v25);
-    let v27 = v26 << 23u;
-    let v28 = bitcast<f32>(v27);
-    let v30 = v28 - 0.5f;
-    let v31 = fma(v23, v28, v30);
-    let v33 = v31 + 1.0f;
-    let v34 = v31 / v33;
-    let v35 = bitcast<u32>(v34);
-    let v37 = v35 & 0x7fffffffu;
-    let v39 = bitcast<u32>(x0);
-    let v40 = 0x80000000u & v39;
-    let v41 = v37 | v40;
-    let v42 = bitcast<f32>(v41);
-    return v42;
+    let v12 = sl_hold(v11);
+    let v13 = fma(v8, 0.00021219444f, v12);
+    let v16 = fma(v13, 0.0013869854f, 0.008366447f);
+    let v18 = fma(v13, v16, 0.041667446f);
+    let v20 = fma(v13, v18, 0.16666545f);
+    let v22 = fma(v13, v20, 0.49999997f);
+    let v23 = v13 * v13;
+    let v24 = fma(v22, v23, v13);
+    let v26 = v8 + 126.0f;
+    let v27 = u32(v26);
+    let v28 = v27 << 23u;
+    let v29 = bitcast<f32>(v28);
+    let v31 = v29 - 0.5f;
+    let v32 = fma(v24, v29, v31);
+    let v34 = v32 + 1.0f;
+    let v35 = v32 / v34;
+    let v36 = bitcast<u32>(v35);
+    let v38 = v36 & 0x7fffffffu;
+    let v40 = bitcast<u32>(x0);
+    let v41 = 0x80000000u & v40;
+    let v42 = v38 | v41;
+    let v43 = bitcast<f32>(v42);
+    return v43;
 }
 
 fn sl_sigmoid(x0: f32) -> f32 {
     let v2 = x0 < 0.0f;
     let v3 = abs(x0);
     let v4 = -v3;
-    let v6 = v4 < -104.0f;
-    let v7 = select(v4, -104.0f, v6);
+    let v6 = v4 < -105.0f;
+    let v7 = select(v4, -105.0f, v6);
     let v9 = v7 * 1.442695f;
     let v10 = round(v9);
     let v12 = v10 + 254.0f;
@@ -47,29 +57,31 @@ fn sl_sigmoid(x0: f32) -> f32 {
     let v16 = v15 << 23u;
     let v17 = bitcast<f32>(v16);
     let v21 = fma(v10, -0.6933594f, v7);
-    let v22 = fma(v10, 0.00021219444f, v21);
-    let v25 = fma(v22, 0.0013869854f, 0.008366447f);
-    let v27 = fma(v22, v25, 0.041667446f);
-    let v29 = fma(v22, v27, 0.16666545f);
-    let v31 = fma(v22, v29, 0.49999997f);
-    let v32 = v22 * v22;
-    let v33 = fma(v31, v32, v22);
-    let v34 = 1.0f + v33;
-    let v35 = v14 << 23u;
-    let v36 = bitcast<f32>(v35);
-    let v37 = v34 * v36;
-    let v38 = v17 * v37;
-    let v39 = select(1.0f, v38, v2);
-    let v40 = 1.0f + v38;
-    let v41 = v39 / v40;
-    return v41;
+    let v22 = sl_hold(v21);
+    let v23 = fma(v10, 0.00021219444f, v22);
+    let v26 = fma(v23, 0.0013869854f, 0.008366447f);
+    let v28 = fma(v23, v26, 0.041667446f);
+    let v30 = fma(v23, v28, 0.16666545f);
+    let v32 = fma(v23, v30, 0.49999997f);
+    let v33 = v23 * v23;
+    let v34 = fma(v32, v33, v23);
+    let v35 = sl_hold(v34);
+    let v36 = 1.0f + v35;
+    let v37 = v14 << 23u;
+    let v38 = bitcast<f32>(v37);
+    let v39 = v36 * v38;
+    let v40 = v17 * v39;
+    let v41 = select(1.0f, v40, v2);
+    let v42 = 1.0f + v40;
+    let v43 = v41 / v42;
+    return v43;
 }
 
 fn sl_softplus(x0: f32) -> f32 {
     let v2 = abs(x0);
     let v3 = -v2;
-    let v5 = v3 < -104.0f;
-    let v6 = select(v3, -104.0f, v5);
+    let v5 = v3 < -105.0f;
+    let v6 = select(v3, -105.0f, v5);
     let v8 = v6 * 1.442695f;
     let v9 = round(v8);
     let v11 = v9 + 254.0f;
@@ -79,39 +91,41 @@ fn sl_softplus(x0: f32) -> f32 {
     let v15 = v14 << 23u;
     let v16 = bitcast<f32>(v15);
     let v20 = fma(v9, -0.6933594f, v6);
-    let v21 = fma(v9, 0.00021219444f, v20);
-    let v24 = fma(v21, 0.0013869854f, 0.008366447f);
-    let v26 = fma(v21, v24, 0.041667446f);
-    let v28 = fma(v21, v26, 0.16666545f);
-    let v30 = fma(v21, v28, 0.49999997f);
-    let v31 = v21 * v21;
-    let v32 = fma(v30, v31, v21);
-    let v33 = 1.0f + v32;
-    let v34 = v13 << 23u;
-    let v35 = bitcast<f32>(v34);
-    let v36 = v33 * v35;
-    let v37 = v16 * v36;
-    let v38 = 0.41421357f <= v37;
-    let v40 = select(0.0f, 1.0f, v38);
-    let v44 = fma(v37, 0.5f, -0.5f);
-    let v45 = select(v37, v44, v38);
-    let v47 = v45 * v45;
-    let v50 = fma(v45, -0.07638335f, 0.12764828f);
-    let v52 = fma(v45, v50, -0.13160181f);
-    let v54 = fma(v45, v52, 0.14201269f);
-    let v56 = fma(v45, v54, -0.16623315f);
-    let v58 = fma(v45, v56, 0.2000125f);
-    let v60 = fma(v45, v58, -0.25000823f);
-    let v62 = fma(v45, v60, 0.3333333f);
-    let v63 = fma(v45, v62, -0.5f);
-    let v64 = v47 * v63;
-    let v65 = fma(v40, -0.00021219444f, v64);
-    let v66 = v45 + v65;
-    let v67 = fma(v40, 0.6933594f, v66);
-    let v68 = x0 < 0.0f;
-    let v69 = select(x0, 0.0f, v68);
-    let v70 = v67 + v69;
-    return v70;
+    let v21 = sl_hold(v20);
+    let v22 = fma(v9, 0.00021219444f, v21);
+    let v25 = fma(v22, 0.0013869854f, 0.008366447f);
+    let v27 = fma(v22, v25, 0.041667446f);
+    let v29 = fma(v22, v27, 0.16666545f);
+    let v31 = fma(v22, v29, 0.49999997f);
+    let v32 = v22 * v22;
+    let v33 = fma(v31, v32, v22);
+    let v34 = sl_hold(v33);
+    let v35 = 1.0f + v34;
+    let v36 = v13 << 23u;
+    let v37 = bitcast<f32>(v36);
+    let v38 = v35 * v37;
+    let v39 = v16 * v38;
+    let v40 = 0.41421357f <= v39;
+    let v42 = select(0.0f, 1.0f, v40);
+    let v46 = fma(v39, 0.5f, -0.5f);
+    let v47 = select(v39, v46, v40);
+    let v49 = v47 * v47;
+    let v52 = fma(v47, -0.07638335f, 0.12764828f);
+    let v54 = fma(v47, v52, -0.13160181f);
+    let v56 = fma(v47, v54, 0.14201269f);
+    let v58 = fma(v47, v56, -0.16623315f);
+    let v60 = fma(v47, v58, 0.2000125f);
+    let v62 = fma(v47, v60, -0.25000823f);
+    let v64 = fma(v47, v62, 0.3333333f);
+    let v65 = fma(v47, v64, -0.5f);
+    let v66 = v49 * v65;
+    let v67 = fma(v42, -0.00021219444f, v66);
+    let v68 = v47 + v67;
+    let v69 = fma(v42, 0.6933594f, v68);
+    let v70 = x0 < 0.0f;
+    let v71 = select(x0, 0.0f, v70);
+    let v72 = v69 + v71;
+    return v72;
 }
 
 fn def_mish(x0: f32, index: u32) -> f32 {

@@ -1,5 +1,9 @@
 // Printed from `pow` in ops/src/defs.rs by UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl
 
+fn sl_zero() -> u32 {
+    return 0u;
+}
+
 // A word that the compiler does not take for a constant.
 fn sl_word(word: u32) -> u32 {
     var hidden = word;
@@ -9,6 +13,16 @@ fn sl_word(word: u32) -> u32 {
 // By the bits: a compiler may take x != x to be false.
 fn sl_is_nan(x: f32) -> bool {
     return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
+}
+
+// x; no compiler rearranges sums across the bits.
+fn sl_hold(x: f32) -> f32 {
+    return bitcast<f32>(bitcast<u32>(x) ^ sl_zero());
+}
+
+// a * b + c, rounded once.
+fn sl_fma(a: f32, b: f32, c: f32) -> f32 {
+    return sl_hold(fma(a, b, c));
 }
 
 fn sl_log(x0: f32) -> f32 {
@@ -100,91 +114,101 @@ fn sl_pow(x0: f32, x1: f32) -> f32 {
     let v64 = bitcast<f32>(v63);
     let v65 = v64 - 1.0f;
     let v67 = v65 + 2.0f;
-    let v68 = 1.0f / v67;
-    let v69 = v65 * v68;
-    let v71 = v69 * 2.88539f;
-    let v72 = v69 * v69;
-    let v75 = fma(v72, 0.11713582f, 0.1427339f);
-    let v77 = fma(v72, v75, 0.20000078f);
-    let v78 = v72 * v77;
-    let v80 = v78 + 0.33333334f;
-    let v81 = v72 * v80;
-    let v82 = v81 * v71;
-    let v83 = v71 + v82;
-    let v84 = v59 + v83;
-    let v85 = v83 - v71;
-    let v86 = v82 - v85;
-    let v88 = v67 - 2.0f;
-    let v89 = v65 - v88;
-    let v90 = -v69;
-    let v91 = fma(v67, v90, v65);
-    let v92 = fma(v89, v90, v91);
-    let v93 = v68 * v92;
-    let v94 = -v71;
-    let v95 = fma(v69, 2.88539f, v94);
-    let v96 = fma(v93, 2.88539f, v95);
-    let v97 = fma(v69, 3.8519257e-8f, v96);
-    let v98 = v80 - 0.33333334f;
-    let v99 = v78 - v98;
-    let v101 = v99 + -9.934108e-9f;
-    let v102 = -v72;
-    let v103 = fma(v69, v69, v102);
-    let v104 = fma(v69, v93, v103);
-    let v105 = fma(v69, v93, v104);
-    let v106 = -v81;
-    let v107 = fma(v72, v80, v106);
-    let v108 = fma(v105, v80, v107);
-    let v109 = fma(v72, v101, v108);
-    let v110 = -v82;
-    let v111 = fma(v81, v71, v110);
-    let v112 = fma(v81, v97, v111);
-    let v113 = fma(v109, v71, v112);
-    let v114 = v97 + v113;
-    let v115 = v86 + v114;
-    let v116 = v84 - v59;
-    let v117 = v83 - v116;
-    let v118 = v115 + v117;
-    let v119 = v84 + v118;
-    let v120 = select(v119, v9, v42);
-    let v121 = select(v120, v41, v40);
-    let v122 = v39 * v121;
-    let v123 = 200.0f < v122;
-    let v124 = select(v122, 200.0f, v123);
-    let v126 = v124 < -200.0f;
-    let v127 = select(v124, -200.0f, v126);
-    let v128 = round(v127);
-    let v130 = v128 + 254.0f;
-    let v131 = u32(v130);
-    let v132 = v131 >> 1u;
-    let v133 = v131 - v132;
-    let v134 = v133 << 23u;
-    let v135 = bitcast<f32>(v134);
-    let v136 = v127 - v128;
-    let v137 = abs(v127);
-    let v138 = v137 < 200.0f;
-    let v139 = v119 - v84;
-    let v140 = v118 - v139;
-    let v141 = -v122;
-    let v142 = fma(v39, v121, v141);
-    let v143 = fma(v39, v140, v142);
-    let v144 = select(0.0f, v143, v138);
-    let v145 = v136 + v144;
-    let v148 = fma(v145, 0.000153275f, 0.0013391242f);
-    let v150 = fma(v145, v148, 0.009618505f);
-    let v152 = fma(v145, v150, 0.055503592f);
-    let v154 = fma(v145, v152, 0.24022648f);
-    let v156 = fma(v145, v154, 0.6931472f);
-    let v157 = fma(v145, v156, 1.0f);
-    let v158 = v132 << 23u;
-    let v159 = bitcast<f32>(v158);
-    let v160 = v157 * v159;
-    let v161 = v135 * v160;
-    let v162 = bitcast<u32>(v161);
-    let v163 = v32 | v162;
-    let v164 = bitcast<f32>(v163);
-    let v165 = select(v164, v21, v19);
-    let v166 = select(v165, 1.0f, v6);
-    return v166;
+    let v68 = sl_hold(v67);
+    let v69 = 1.0f / v68;
+    let v70 = v65 * v69;
+    let v72 = v70 * 2.88539f;
+    let v73 = v70 * v70;
+    let v76 = fma(v73, 0.11713582f, 0.1427339f);
+    let v78 = fma(v73, v76, 0.20000078f);
+    let v79 = v73 * v78;
+    let v81 = v79 + 0.33333334f;
+    let v82 = sl_hold(v81);
+    let v83 = v73 * v82;
+    let v84 = v83 * v72;
+    let v85 = v72 + v84;
+    let v86 = sl_hold(v85);
+    let v87 = v59 + v86;
+    let v88 = sl_hold(v87);
+    let v89 = v86 - v72;
+    let v90 = sl_hold(v89);
+    let v91 = v84 - v90;
+    let v93 = v68 - 2.0f;
+    let v94 = sl_hold(v93);
+    let v95 = v65 - v94;
+    let v96 = -v70;
+    let v97 = sl_fma(v68, v96, v65);
+    let v98 = sl_fma(v95, v96, v97);
+    let v99 = v69 * v98;
+    let v100 = -v72;
+    let v101 = sl_fma(v70, 2.88539f, v100);
+    let v102 = fma(v99, 2.88539f, v101);
+    let v103 = fma(v70, 3.8519257e-8f, v102);
+    let v104 = v82 - 0.33333334f;
+    let v105 = sl_hold(v104);
+    let v106 = v79 - v105;
+    let v108 = v106 + -9.934108e-9f;
+    let v109 = -v73;
+    let v110 = sl_fma(v70, v70, v109);
+    let v111 = fma(v70, v99, v110);
+    let v112 = fma(v70, v99, v111);
+    let v113 = -v83;
+    let v114 = sl_fma(v73, v82, v113);
+    let v115 = fma(v112, v82, v114);
+    let v116 = fma(v73, v108, v115);
+    let v117 = -v84;
+    let v118 = sl_fma(v83, v72, v117);
+    let v119 = fma(v83, v103, v118);
+    let v120 = fma(v116, v72, v119);
+    let v121 = v103 + v120;
+    let v122 = v91 + v121;
+    let v123 = v88 - v59;
+    let v124 = sl_hold(v123);
+    let v125 = v86 - v124;
+    let v126 = v122 + v125;
+    let v127 = v88 + v126;
+    let v128 = sl_hold(v127);
+    let v129 = select(v128, v9, v42);
+    let v130 = select(v129, v41, v40);
+    let v131 = v39 * v130;
+    let v132 = 200.0f < v131;
+    let v133 = select(v131, 200.0f, v132);
+    let v135 = v133 < -200.0f;
+    let v136 = select(v133, -200.0f, v135);
+    let v137 = round(v136);
+    let v139 = v137 + 254.0f;
+    let v140 = u32(v139);
+    let v141 = v140 >> 1u;
+    let v142 = v140 - v141;
+    let v143 = v142 << 23u;
+    let v144 = bitcast<f32>(v143);
+    let v145 = v136 - v137;
+    let v146 = abs(v136);
+    let v147 = v146 < 200.0f;
+    let v148 = v128 - v88;
+    let v149 = sl_hold(v148);
+    let v150 = v126 - v149;
+    let v151 = -v131;
+    let v152 = sl_fma(v39, v130, v151);
+    let v153 = sl_fma(v39, v150, v152);
+    let v154 = select(0.0f, v153, v147);
+    let v155 = v145 + v154;
+    let v158 = fma(v155, 0.000153275f, 0.0013391242f);
+    let v160 = fma(v155, v158, 0.009618505f);
+    let v162 = fma(v155, v160, 0.055503592f);
+    let v164 = fma(v155, v162, 0.24022648f);
+    let v166 = fma(v155, v164, 0.6931472f);
+    let v167 = fma(v155, v166, 1.0f);
+    let v168 = v141 << 23u;
+    let v169 = bitcast<f32>(v168);
+    let v170 = v167 * v169;
+    let v171 = v144 * v170;
+    let v172 = bitcast<u32>(v171);
+    let v173 = v32 | v172;
+    let v174 = bitcast<f32>(v173);
+    let v175 = select(v174, v21, v19);
+    let v176 = select(v175, 1.0f, v6);
+    return v176;
 }
 
 fn def_pow(x0: f32, x1: f32, index: u32) -> f32 {

@@ -1,5 +1,9 @@
 // Printed from `rsqrt` in ops/src/defs.rs by UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl
 
+fn sl_zero() -> u32 {
+    return 0u;
+}
+
 fn sl_rsqrt(x0: f32) -> f32 {
     let v2 = sqrt(x0);
     let v3 = 1.0f / v2;

@@ -8,7 +8,10 @@ use starling_api::{Backend, Capabilities, Result, Storage, Stream, Support, Verb
 use std::sync::Arc;
 
 /// A GPU, or a driver that plays one.
-pub struct WebGpuBackend(Arc<Gpu>);
+pub struct WebGpuBackend {
+    gpu: Arc<Gpu>,
+    capabilities: Capabilities,
+}
 
 impl WebGpuBackend {
     /// Opens adapter number `index` of [`crate::adapters`], as `STARLING_WEBGPU` says.
@@ -25,40 +28,47 @@ impl WebGpuBackend {
     /// # Errors
     /// As [`WebGpuBackend::open`].
     pub fn with(index: usize, options: Options) -> Result<Arc<Self>> {
-        Ok(Arc::new(Self(open(index, options)?)))
+        let gpu = open(index, options)?;
+        let arithmetic = gpu.arithmetic();
+        let capabilities = Capabilities {
+            special_values: arithmetic.special_values,
+            subnormals: arithmetic.subnormals,
+            ..gpu.capabilities.clone()
+        };
+        Ok(Arc::new(Self { gpu, capabilities }))
     }
 
     /// Gives the device back: whatever is asked of it afterwards is answered by
     /// [`starling_api::Error::DeviceLost`], as when a driver resets it.
     pub fn destroy(&self) {
-        self.0.device.destroy();
+        self.gpu.device.destroy();
         // The loss is reported when the driver is next asked.
-        let _ = self.0.device.poll(wgpu::PollType::Poll);
+        let _ = self.gpu.device.poll(wgpu::PollType::Poll);
     }
 }
 
 impl Backend for WebGpuBackend {
     fn name(&self) -> &str {
-        &self.0.name
+        &self.gpu.name
     }
 
     fn capabilities(&self) -> &Capabilities {
-        &self.0.capabilities
+        &self.capabilities
     }
 
     fn supports(&self, verb: &Verb) -> Support {
-        supports(verb, &self.0.limits)
+        supports(verb, &self.gpu.limits)
     }
 
     fn workspace_bytes(&self, verb: &Verb) -> usize {
-        workspace_bytes(verb, &self.0.limits)
+        workspace_bytes(verb, &self.gpu.limits)
     }
 
     fn alloc(&self, bytes: usize) -> Result<Arc<dyn Storage>> {
-        Ok(Arc::new(self.0.alloc(bytes)?))
+        Ok(Arc::new(self.gpu.alloc(bytes)?))
     }
 
     fn stream(&self) -> Result<Box<dyn Stream>> {
-        Ok(Box::new(WebGpuStream::new(&self.0)?))
+        Ok(Box::new(WebGpuStream::new(&self.gpu)?))
     }
 }

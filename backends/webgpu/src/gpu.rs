@@ -2,11 +2,12 @@
 
 use crate::pipeline::Pipelines;
 use crate::plan::REPORTING;
+use crate::probe::{Arithmetic, arithmetic};
 use crate::storage::GpuStorage;
 use crate::variant::Variant;
 use starling_api::{Capabilities, DType, Error, Result, StreamCounters, View};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// What a kernel may use of a device.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +51,7 @@ pub struct Gpu {
     pub(crate) pipelines: Pipelines,
     /// Where kernels note an index outside its table.
     pub(crate) faults: View,
+    arithmetic: OnceLock<Arithmetic>,
     fault: Arc<Mutex<Option<Fault>>>,
     submissions: AtomicU64,
     dispatches: AtomicU64,
@@ -123,12 +125,21 @@ impl Gpu {
             checked,
             limits,
             faults,
+            arithmetic: OnceLock::new(),
             fault,
             submissions: AtomicU64::new(0),
             dispatches: AtomicU64::new(0),
         });
         gpu.check()?;
+        let found = arithmetic(&gpu)?;
+        // The probe runs with the least assumed; nothing else has run yet.
+        let _ = gpu.arithmetic.set(found);
         Ok(gpu)
+    }
+
+    /// What the device's arithmetic does.
+    pub(crate) fn arithmetic(&self) -> Arithmetic {
+        self.arithmetic.get().copied().unwrap_or(Arithmetic::LEAST)
     }
 
     /// What the four words of `faults` say, read back from the device.

@@ -7,7 +7,7 @@
 use crate::access;
 use crate::template::{Template, expand};
 use starling_api::{DType, Layout, Program, Storage, View};
-use starling_ops::wgsl;
+use starling_ops::wgsl::{self, Fma};
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -294,7 +294,7 @@ impl Kernel {
             b.slot = slot;
             slot += b.shards() as u32;
         }
-        let mut words = self.words.len();
+        let mut words = 1 + self.words.len();
         for o in &mut self.operands {
             o.words = words;
             words += 1 + 2 * o.axes.len();
@@ -308,7 +308,9 @@ impl Kernel {
 
     /// The words of the parameters.
     pub(crate) fn parameters(&self) -> Vec<u32> {
-        let mut out: Vec<u32> = self.words.iter().map(|w| w.1).collect();
+        // Word 0 is the zero that no compiler knows.
+        let mut out: Vec<u32> = vec![0];
+        out.extend(self.words.iter().map(|w| w.1));
         for o in &self.operands {
             let base = self.bindings[o.binding].from / o.dtype.size();
             out.push((o.offset - base) as u32);
@@ -344,11 +346,11 @@ impl Kernel {
         key
     }
 
-    /// The shader's whole text.
-    pub(crate) fn text(&self) -> String {
+    /// The shader's whole text for a device whose `fma` is `fma`.
+    pub(crate) fn text(&self, fma: Fma) -> String {
         let mut text = String::with_capacity(8 << 10);
         let parameters =
-            self.words.len() + self.operands.iter().map(|o| 1 + 2 * o.axes.len()).sum::<usize>();
+            1 + self.words.len() + self.operands.iter().map(|o| 1 + 2 * o.axes.len()).sum::<usize>();
         let vectors = parameters.div_ceil(4).max(1);
         for (name, value) in &self.constants {
             let _ = writeln!(text, "const {name} = {value}u;");
@@ -357,8 +359,9 @@ impl Kernel {
             text,
             "@group(0) @binding(0) var<uniform> parameters: array<vec4<u32>, {vectors}>;"
         );
+        text.push_str("fn sl_zero() -> u32 {\n    return parameters[0].x;\n}\n");
         access::print(self, &mut text);
-        text.push_str(&wgsl::prelude(self.programs.iter().map(|(_, p)| &**p)));
+        text.push_str(&wgsl::prelude(self.programs.iter().map(|(_, p)| &**p), fma));
         for (name, program) in &self.programs {
             text.push_str(&wgsl::print(program, name));
         }
@@ -381,7 +384,7 @@ impl Kernel {
             let name = &rest[at + 1..end];
             let word = self.words.iter().position(|w| w.0 == name);
             debug_assert!(word.is_some(), "{} has no parameter {name}", self.template.name);
-            out.push_str(&parameter(word.unwrap_or(0)));
+            out.push_str(&parameter(1 + word.unwrap_or(0)));
             rest = &rest[end..];
         }
         out.push_str(rest);

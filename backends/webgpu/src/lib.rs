@@ -11,6 +11,7 @@ mod gpu;
 mod kernel;
 mod pipeline;
 pub mod plan;
+mod probe;
 mod storage;
 mod stream;
 mod template;

@@ -58,7 +58,12 @@ impl WebGpuStream {
 impl Queue {
     fn scope(&self) -> Scope<'_> {
         let gpu = &self.gpu;
-        Scope { limits: &gpu.limits, variant: gpu.variant, faults: &gpu.faults }
+        Scope {
+            limits: &gpu.limits,
+            variant: gpu.variant,
+            software: gpu.capabilities.software,
+            faults: &gpu.faults,
+        }
     }
 
     fn batch(&self) -> MutexGuard<'_, Batch> {
@@ -195,11 +200,13 @@ fn prepare(
     Ok(Ready { pipeline, group, grid })
 }
 
-impl Stream for WebGpuStream {
-    fn submit(&self, verb: &Verb) -> Result<()> {
+impl WebGpuStream {
+    /// Binds kernels and adds them to the batch.
+    pub(crate) fn launch(&self, kernels: &mut [Kernel]) -> Result<()> {
         self.0.gpu.check()?;
         let mut batch = self.0.batch();
-        for kernel in plan(verb, self.0.scope())? {
+        for kernel in kernels {
+            kernel.bind(self.0.gpu.limits.binding_bytes);
             let Some(grid) = kernel.dispatch() else { continue };
             let needs = kernel.parameters().len() * 4;
             let full = batch.parameters.len() + needs > PARAMETER_BYTES;
@@ -208,10 +215,16 @@ impl Stream for WebGpuStream {
             }
             batch.suspect |= kernel.is_reporting();
             let ready =
-                prepare(&self.0.gpu, &kernel, grid, &self.0.uniforms, &mut batch.parameters)?;
+                prepare(&self.0.gpu, kernel, grid, &self.0.uniforms, &mut batch.parameters)?;
             batch.ready.push(ready);
         }
         Ok(())
+    }
+}
+
+impl Stream for WebGpuStream {
+    fn submit(&self, verb: &Verb) -> Result<()> {
+        self.launch(&mut plan(verb, self.0.scope())?)
     }
 
     fn upload(&self, bytes: &[u8], to: &View) -> Result<()> {

@@ -160,6 +160,7 @@ fn binary(op: BinaryOperator, left: Value, right: Value) -> Value {
             ShiftRight => U(x >> y),
             Equal => B(x == y),
             Greater => B(x > y),
+            LessEqual => B(x <= y),
             _ => panic!("{op:?} of words"),
         },
         (B(x), B(y)) => match op {

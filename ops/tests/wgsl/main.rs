@@ -2,6 +2,7 @@
 
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use starling_ops::defs::{ALL, Definition};
+use starling_ops::wgsl::Fma;
 use starling_ops::{Gradient, Program, wgsl};
 use std::fs;
 use std::path::Path;
@@ -26,8 +27,9 @@ fn functions(d: &Definition) -> Vec<(String, Program)> {
 }
 
 /// A module of the functions and what they call.
-fn module(functions: &[(String, Program)]) -> String {
-    let mut text = wgsl::prelude(functions.iter().map(|f| &f.1));
+fn module(functions: &[(String, Program)], fma: Fma) -> String {
+    let mut text = String::from("fn sl_zero() -> u32 {\n    return 0u;\n}\n\n");
+    text.push_str(&wgsl::prelude(functions.iter().map(|f| &f.1), fma));
     let printed: Vec<String> = functions.iter().map(|(name, p)| wgsl::print(p, name)).collect();
     text.push_str(&printed.join("\n"));
     text
@@ -50,7 +52,7 @@ fn every_definition_prints_what_is_recorded() {
     let mut wrong = Vec::new();
     for d in ALL {
         let source = format!("// Printed from `{}` in ops/src/defs.rs by {COMMAND}", d.name);
-        let text = format!("{source}\n\n{}", module(&functions(d)));
+        let text = format!("{source}\n\n{}", module(&functions(d), Fma::Fused));
         parse(d.name, &text);
         let path = folder.join(d.name).with_extension("wgsl");
         if update {

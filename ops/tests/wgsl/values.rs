@@ -5,6 +5,7 @@ use crate::{functions, module, parse};
 use starling_ops::defs::ALL;
 use starling_ops::philox::HostStream;
 use starling_ops::program::{Env, Op};
+use starling_ops::wgsl::Fma;
 use starling_ops::{Program, Scalar};
 
 const SPECIAL: [f32; 21] = [
@@ -85,7 +86,7 @@ fn printed_definitions_give_the_bits_of_their_programs() {
     let mut random = HostStream::seeded(2, 0);
     for d in ALL {
         let functions = functions(d);
-        let module = parse(d.name, &module(&functions));
+        let module = parse(d.name, &module(&functions, Fma::Fused));
         for row in rows(d.tensors.len(), &mut random) {
             for function in &functions {
                 compare(&module, function, &row, &[], 0);
@@ -117,11 +118,33 @@ fn printed_random_numbers_and_parameters_give_the_bits_of_their_programs() {
         vec![u, infinity, minus_zero, tiny, b.put(Op::ToReal, &[high])]
     });
     let functions = [("uniform".to_string(), uniform), ("constant".to_string(), constant)];
-    let module = parse("uniform", &module(&functions));
+    let module = parse("uniform", &module(&functions, Fma::Fused));
     let mut random = HostStream::seeded(3, 0);
     for _ in 0..300 {
         let words: Vec<u32> = (0..6).map(|_| random.word()).collect();
         let index = random.word();
         functions.iter().for_each(|f| compare(&module, f, &[], &words, index));
     }
+}
+
+#[test]
+fn a_fused_sum_made_of_parts_is_within_a_unit_in_the_last_place() {
+    let definition = starling_ops::Definition::find("fma").unwrap();
+    let functions = functions(definition);
+    let module = parse("fma", &module(&functions, Fma::Separate));
+    let fma = |[a, b, c]: [f32; 3]| {
+        call(&module, "def_fma", &[Value::F(a), Value::F(b), Value::F(c), Value::U(0)])
+    };
+    let mut random = HostStream::seeded(4, 0);
+    for i in 0..3000 {
+        let [a, b, c] = [(); 3].map(|()| 2.0 * random.uniform() - 1.0);
+        // Every other sum cancels: what is left is the product's rounding error.
+        let c = if i % 2 == 0 { -(a * b) } else { c };
+        let Value::F(got) = fma([a, b, c]) else { panic!("def_fma gives no number") };
+        let want = a.mul_add(b, c);
+        let unit = (want.abs() * f32::EPSILON).max(f32::MIN_POSITIVE);
+        assert!((got - want).abs() <= unit, "fma({a:e}, {b:e}, {c:e}) = {got:e} and not {want:e}");
+    }
+    assert_eq!(fma([f32::INFINITY, 1.0, 2.0]), Value::F(f32::INFINITY));
+    assert_eq!(fma([1e30, 1e30, -1.0]), Value::F(f32::INFINITY));
 }

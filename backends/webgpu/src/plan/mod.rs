@@ -35,6 +35,8 @@ pub struct Scope<'a> {
     pub limits: &'a Limits,
     /// The shaders' variant.
     pub variant: Variant,
+    /// True when a driver plays the device on the processor, which wants other tiles.
+    pub software: bool,
     /// Four words in which kernels note an index outside its table.
     pub faults: &'a View,
 }

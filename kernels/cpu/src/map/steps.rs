@@ -160,6 +160,8 @@ unsafe fn run_step<S: Simd>(s: S, step: &Step, locs: &[Loc], vectors: usize) {
             Op::Mul => each!(s, step, locs, vectors, mul: V V -> V),
             Op::Div => each!(s, step, locs, vectors, div: V V -> V),
             Op::Fma => each!(s, step, locs, vectors, fma: V V V -> V),
+            Op::MulAdd => each!(s, step, locs, vectors, mul_add: V V V -> V),
+            Op::Hold => each!(s, step, locs, vectors, hold: V -> V),
             Op::Neg => each!(s, step, locs, vectors, neg: V -> V),
             Op::Abs => each!(s, step, locs, vectors, abs: V -> V),
             Op::Min => each!(s, step, locs, vectors, min: V V -> V),
@@ -232,8 +234,8 @@ unsafe fn run_other<S: Simd>(s: S, step: &Step, locs: &[Loc], vectors: usize) {
             | Op::Index => {}
             // Done by `run_step`; listed so that a new operation does not compile without a loop.
             #[rustfmt::skip]
-            Op::Add | Op::Sub | Op::Mul | Op::Div | Op::Fma | Op::Neg | Op::Abs | Op::Min | Op::Max
-            | Op::Floor | Op::Round | Op::Sqrt | Op::Rsqrt | Op::Exp | Op::Expm1 | Op::Log
+            Op::Add | Op::Sub | Op::Mul | Op::Div | Op::Fma | Op::MulAdd | Op::Hold | Op::Neg
+            | Op::Abs | Op::Min | Op::Max | Op::Floor | Op::Round | Op::Sqrt | Op::Rsqrt | Op::Exp | Op::Expm1 | Op::Log
             | Op::Log1p | Op::Sin | Op::Cos | Op::Tanh | Op::Erf | Op::Sigmoid | Op::Softplus
             | Op::Pow => {}
         }

@@ -1,0 +1,70 @@
+//! What a device's arithmetic does, found out by running a kernel on it.
+
+use crate::gpu::Gpu;
+use crate::kernel::{Access, Kernel};
+use crate::stream::WebGpuStream;
+use crate::template::{Template, template};
+use starling_api::{DType, Result, Stream, View};
+use starling_ops::wgsl::Fma;
+use std::sync::Arc;
+
+const PROBE: Template = template!("probe");
+
+/// What WGSL leaves to the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Arithmetic {
+    pub fma: Fma,
+    /// Infinities and NaN come out of loads, stores, sums, products and comparisons as IEEE-754
+    /// says.
+    pub special_values: bool,
+    /// Numbers below 2^-126 are kept.
+    pub subnormals: bool,
+}
+
+impl Arithmetic {
+    /// What is assumed until the device has answered: the least.
+    pub const LEAST: Self =
+        Self { fma: Fma::Separate, special_values: false, subnormals: false };
+}
+
+/// Runs the kernel.
+///
+/// # Errors
+/// What the device reports.
+pub(crate) fn arithmetic(gpu: &Arc<Gpu>) -> Result<Arithmetic> {
+    // The operands come from memory, so that no compiler computes the answers itself.
+    let mut operands = vec![f32::INFINITY, f32::NAN, f32::MIN_POSITIVE, 0.5, 0.0, 0.0, 0.0, 0.0];
+    for x in [1.0 + 1.0 / 4096.0, 1.0 - 1.0 / 4096.0, -1.0] {
+        operands.extend([x; 8]);
+    }
+    let stream = WebGpuStream::new(gpu)?;
+    let memory = |dtype, elements: usize| -> Result<View> {
+        Ok(View::contiguous(Arc::new(gpu.alloc(4 * elements)?), dtype, &[elements]))
+    };
+    let (x, y) = (memory(DType::F32, operands.len())?, memory(DType::U32, 16)?);
+    stream.upload(bytemuck::cast_slice(&operands), &x)?;
+    let mut kernel = Kernel::new(PROBE);
+    kernel.operand("x", &x, Access::Read).operand("y", &y, Access::Write).groups(1);
+    stream.launch(&mut [kernel])?;
+    let mut bytes = [0; 64];
+    pollster::block_on(stream.download(&y, &mut bytes))?;
+    let answers: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
+    let [endless, difference, nothing, compared, half, product, _, _, ref products @ ..] =
+        answers[..]
+    else {
+        return Ok(Arithmetic::LEAST);
+    };
+    let nan = |bits: u32| f32::from_bits(bits).is_nan();
+    // (1 + e)(1 - e) - 1 is -e^2 when rounded once, and 0 when the product was rounded first. A
+    // driver that computes on the processor does now the one and now the other.
+    let once = |bits: &u32| f32::from_bits(*bits) == -1.0 / 16_777_216.0;
+    let fused = products.iter().chain([&product]).all(once) && !gpu.capabilities.software;
+    Ok(Arithmetic {
+        fma: if fused { Fma::Fused } else { Fma::Separate },
+        special_values: f32::from_bits(endless) == f32::INFINITY
+            && nan(difference)
+            && nan(nothing)
+            && compared == 0,
+        subnormals: f32::from_bits(half) == f32::MIN_POSITIVE / 2.0,
+    })
+}
