@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::lower;
 use crate::random::Random;
 use starling_api::{
-    Backend, Buffer, Capabilities, Pool, PoolStats, Replay, Stream, Support, Verb, View,
+    Backend, Buffer, Capabilities, DType, Pool, PoolStats, Replay, Stream, Support, Verb, View,
 };
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -273,17 +273,22 @@ impl Device {
         Ok(self.0.pool.get(bytes)?)
     }
 
-    /// Checks a verb, lowers it to simpler ones where the backend wants that, and enqueues it:
-    /// how the engine runs everything, and how others run a verb on views of their own.
+    /// Checks a verb, lowers it to simpler ones where the backend wants that, gives it working
+    /// memory where it came without, and enqueues it: how the engine runs everything, and how
+    /// others run a verb on views of their own.
     ///
     /// # Errors
     /// What [`Verb::check`] finds; [`starling_api::Error::Unsupported`] for what the backend can
     /// neither run nor have composed; what the device reports.
     pub fn run(&self, verb: impl Into<Verb>) -> Result<()> {
-        let verb = verb.into();
+        let mut verb = verb.into();
         verb.check()?;
         match self.0.backend.supports(&verb) {
-            Support::Native => self.enqueue(verb),
+            Support::Native => {
+                // Held until the verb is enqueued: the stream's order guards it from then on.
+                let _workspace = self.give_workspace(&mut verb)?;
+                self.enqueue(verb)
+            }
             Support::Composed => lower::submit(self, verb),
             Support::No => Err(starling_api::Error::Unsupported {
                 op: verb.name(),
@@ -306,9 +311,16 @@ impl Device {
         Ok(())
     }
 
-    /// Bytes of working memory that a verb wants.
-    pub(crate) fn workspace_bytes(&self, verb: &Verb) -> usize {
-        self.0.backend.workspace_bytes(verb)
+    /// Fills an empty `workspace` with what the backend wants for the verb.
+    fn give_workspace(&self, verb: &mut Verb) -> Result<Option<Buffer>> {
+        if verb.workspace().is_some() {
+            return Ok(None);
+        }
+        let elements = self.0.backend.workspace_bytes(verb).div_ceil(DType::F32.size());
+        let Some(slot) = verb.workspace_mut().filter(|_| elements > 0) else { return Ok(None) };
+        let buffer = self.allocate(elements * DType::F32.size())?;
+        *slot = Some(View::contiguous(buffer.storage().clone(), DType::F32, &[elements]));
+        Ok(Some(buffer))
     }
 
     /// Host bytes to a contiguous view. Not part of a captured list, hence refused inside one:

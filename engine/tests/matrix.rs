@@ -50,7 +50,8 @@ fn verbs(dtype: DType) -> Vec<(&'static str, Verb)> {
             output: view(F32, &[2, 1]),
         }
         .into(),
-        Gemm { a: x(), b: x(), c: y(), alpha: 1.0, beta: 0.0, epilogue: None }.into(),
+        Gemm { a: x(), b: x(), c: y(), alpha: 1.0, beta: 0.0, epilogue: None, workspace: None }
+            .into(),
         attention().into(),
         AttentionBackward {
             forward: attention(),

@@ -47,7 +47,16 @@ fn a_dtype_that_is_not_computed_on_is_a_typed_error() {
     let z = view(&backend, DType::F16, &[4, 4]);
     let verbs: [Verb; 2] = [
         Softmax { x: x.clone(), y: y.clone(), log: false }.into(),
-        Gemm { a: x.clone(), b: y.clone(), c: z, alpha: 1.0, beta: 0.0, epilogue: None }.into(),
+        Gemm {
+            a: x.clone(),
+            b: y.clone(),
+            c: z,
+            alpha: 1.0,
+            beta: 0.0,
+            epilogue: None,
+            workspace: None,
+        }
+        .into(),
     ];
     for verb in verbs {
         assert_eq!(backend.supports(&verb), Support::No);

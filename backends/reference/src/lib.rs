@@ -21,13 +21,7 @@ use std::sync::Arc;
 /// The outputs of a verb in the order of [`Verb::writes`], working memory left out.
 pub fn outputs(verb: &Verb) -> Vec<&View> {
     let mut all = verb.writes();
-    let workspace = match verb {
-        Verb::AttentionBackward(v) => &v.workspace,
-        Verb::NormBackward(v) => &v.workspace,
-        Verb::ScatterAdd(v) => &v.workspace,
-        _ => &None,
-    };
-    if workspace.is_some() {
+    if verb.workspace().is_some() {
         // Working memory comes last in `Verb::writes`.
         all.pop();
     }

@@ -106,7 +106,7 @@ type Call<'a> = Box<dyn Fn() + 'a>;
 
 fn ours<'a>(stream: &'a dyn Stream, p: &Product) -> Call<'a> {
     let (a, b, c) = (p.a.clone(), p.b.clone(), p.c.clone());
-    let verb = Verb::from(Gemm { a, b, c, alpha: 1.0, beta: 0.0, epilogue: None });
+    let verb = Verb::from(Gemm { a, b, c, alpha: 1.0, beta: 0.0, epilogue: None, workspace: None });
     // A failure shows as a wrong result in `check`.
     Box::new(move || stream.submit(&verb).unwrap_or_else(|error| eprintln!("{error}")))
 }

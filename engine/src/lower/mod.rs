@@ -125,7 +125,7 @@ impl Lowering<'_> {
     /// `c = alpha * a b`
     fn gemm(&self, alpha: f32, a: &View, b: &View, c: &View) -> Result<()> {
         let (a, b, c) = (a.clone(), b.clone(), c.clone());
-        self.device.run(Gemm { a, b, c, alpha, beta: 0.0, epilogue: None })
+        self.device.run(Gemm { a, b, c, alpha, beta: 0.0, epilogue: None, workspace: None })
     }
 
     fn copy(&self, src: &View, dst: &View) -> Result<()> {

@@ -4,7 +4,7 @@ use super::Tensor;
 use crate::autograd::{Backward, Operation, Saved, record};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use starling_api::{Attention, AttentionBackward, DType, Layout, Verb, View};
+use starling_api::{Attention, AttentionBackward, DType, Layout, View};
 
 /// What attention may look at.
 #[derive(Clone, Debug, Default)]
@@ -48,18 +48,14 @@ fn repeat_mask(mask: &Tensor, q: &View, k: &View) -> Result<View> {
     Ok(view.with(layout))
 }
 
-/// Runs the backward verb with the working memory that the backend wants.
+/// Runs the backward verb.
 fn submit_backward(
     device: &Device,
     forward: Attention,
     d_out: View,
     [d_q, d_k, d_v]: [View; 3],
 ) -> Result<()> {
-    let mut verb = AttentionBackward { forward, d_out, d_q, d_k, d_v, workspace: None };
-    let bytes = device.workspace_bytes(&Verb::AttentionBackward(verb.clone()));
-    let workspace = Tensor::output(device, DType::F32, &[bytes.div_ceil(4)])?;
-    verb.workspace = (bytes > 0).then(|| workspace.1.clone());
-    device.run(verb)
+    device.run(AttentionBackward { forward, d_out, d_q, d_k, d_v, workspace: None })
 }
 
 struct Separate {

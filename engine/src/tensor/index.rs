@@ -3,18 +3,14 @@
 use super::Tensor;
 use crate::autograd::{Backward, Operation, Saved, record};
 use crate::error::{Error, Result};
-use starling_api::{DType, Fill, Gather, ScatterAdd, Verb, View};
+use starling_api::{DType, Fill, Gather, ScatterAdd, View};
 
 /// Adds `x` into zeros of `shape` at `index` along `axis`.
 fn scatter(x: &Tensor, index: View, axis: usize, shape: &[usize]) -> Result<Tensor> {
     let device = x.device();
     let (out, view) = Tensor::output(device, DType::F32, shape)?;
     device.run(Fill { dst: view.clone(), value: 0.0 })?;
-    let mut verb = ScatterAdd { x: x.view()?, index, axis, out: view, workspace: None };
-    let bytes = device.workspace_bytes(&Verb::ScatterAdd(verb.clone()));
-    let workspace = Tensor::output(device, DType::F32, &[bytes.div_ceil(4)])?;
-    verb.workspace = (bytes > 0).then(|| workspace.1.clone());
-    device.run(verb)?;
+    device.run(ScatterAdd { x: x.view()?, index, axis, out: view, workspace: None })?;
     Ok(out)
 }
 

@@ -38,7 +38,7 @@ fn gemm(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let shape = [&batch[..], &[m, n]].concat();
     let (out, c) = Tensor::output(a.device(), DType::F32, &shape)?;
     let (a, b) = (operand(a, m, k)?, operand(b, k, n)?);
-    out.device().run(Gemm { a, b, c, alpha: 1.0, beta: 0.0, epilogue: None })?;
+    out.device().run(Gemm { a, b, c, alpha: 1.0, beta: 0.0, epilogue: None, workspace: None })?;
     Ok(out)
 }
 
@@ -205,7 +205,15 @@ impl Tensor {
                 outputs: extra,
             });
         }
-        let gemm = Gemm { a: x.view()?, b: w.view()?, c, alpha: 1.0, beta: 0.0, epilogue };
+        let gemm = Gemm {
+            a: x.view()?,
+            b: w.view()?,
+            c,
+            alpha: 1.0,
+            beta: 0.0,
+            epilogue,
+            workspace: None,
+        };
         self.device().run(gemm)?;
         let out = out.reshape(&[lead, &[outputs]].concat())?;
         let activation = saved

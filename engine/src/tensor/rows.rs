@@ -5,7 +5,7 @@ use crate::autograd::{Backward, Operation, Saved, record};
 use crate::error::{Error, Result};
 use starling_api::{
     CrossEntropy, CrossEntropyBackward, DType, Norm, NormBackward, NormKind, Softmax,
-    SoftmaxBackward, Verb,
+    SoftmaxBackward,
 };
 
 struct SoftmaxOperation {
@@ -55,7 +55,7 @@ impl Operation for NormOperation {
         let has_weight = self.weight.is_some();
         let d_weight = vector(has_weight && wanted[1])?;
         let d_bias = vector(self.bias && wanted[1 + usize::from(has_weight)])?;
-        let mut verb = NormBackward {
+        device.run(NormBackward {
             kind: self.kind,
             x: x.view()?,
             weight: self.weight.as_ref().map(view).transpose()?,
@@ -66,11 +66,7 @@ impl Operation for NormOperation {
             d_weight: d_weight.as_ref().map(|d| d.1.clone()),
             d_bias: d_bias.as_ref().map(|d| d.1.clone()),
             workspace: None,
-        };
-        let bytes = device.workspace_bytes(&Verb::NormBackward(verb.clone()));
-        let workspace = Tensor::output(device, DType::F32, &[bytes.div_ceil(4)])?;
-        verb.workspace = (bytes > 0).then(|| workspace.1.clone());
-        device.run(verb)?;
+        })?;
         let mut gradients = vec![Some(d_x)];
         if has_weight {
             gradients.push(d_weight.map(|d| d.0));

@@ -144,13 +144,9 @@ fn skip_reason(backend: &dyn Backend, verb: &Verb, answer: Support) -> String {
 /// Allocates the working memory that the backend wants.
 fn give_workspace(backend: &dyn Backend, verb: &mut Verb) -> Result<(), Error> {
     let bytes = backend.workspace_bytes(verb);
-    let slot = match verb {
-        Verb::AttentionBackward(v) => &mut v.workspace,
-        Verb::NormBackward(v) => &mut v.workspace,
-        Verb::ScatterAdd(v) => &mut v.workspace,
-        _ => return Ok(()),
-    };
-    if bytes > 0 {
+    if bytes > 0
+        && let Some(slot) = verb.workspace_mut()
+    {
         let elements = bytes.div_ceil(4);
         let storage = backend.alloc(elements * 4)?;
         *slot = Some(View::contiguous(storage, DType::F32, &[elements]));

@@ -120,7 +120,7 @@ fn gemm(case: &Case) {
     };
     let plain = |a: &View, b: &View, c: View, alpha: f32, beta: f32| {
         let (a, b) = (a.clone(), b.clone());
-        eval(Gemm { a, b, c, alpha, beta, epilogue: None }).swap_remove(0)
+        eval(Gemm { a, b, c, alpha, beta, epilogue: None, workspace: None }).swap_remove(0)
     };
     case.value("out", &plain(&a, &b, c, alpha, beta));
     // The gradients are products too: d_a = alpha g b^T and d_b = alpha a^T g, turned as a and b.

@@ -75,7 +75,8 @@ fn gemm_is_differentiated_by_products() {
     let (a, b, g) = (random(&[2, 3, 4], 1), random(&[2, 4, 5], 2), random(&[2, 3, 5], 3));
     let gemm = |a: &View, b: &View, shape: &[usize]| {
         let (a, b, c) = (a.clone(), b.clone(), zeros(shape));
-        eval(Gemm { a, b, c, alpha: 0.75, beta: 0.0, epilogue: None }).swap_remove(0)
+        eval(Gemm { a, b, c, alpha: 0.75, beta: 0.0, epilogue: None, workspace: None })
+            .swap_remove(0)
     };
     let turned = |x: &View| x.with(x.layout.permute(&[0, 2, 1]));
     let forward = || gemm(&a, &b, &[2, 3, 5]);

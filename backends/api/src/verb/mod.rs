@@ -93,6 +93,8 @@ pub struct Gemm {
     pub beta: f32,
     /// Applied last.
     pub epilogue: Option<Epilogue>,
+    /// Working memory of [`crate::Backend::workspace_bytes`].
+    pub workspace: Option<View>,
 }
 
 /// Scaled dot-product attention (Vaswani et al. 2017; computed as FlashAttention, Dao et al. 2022):
@@ -395,7 +397,30 @@ impl Verb {
         all
     }
 
-    /// Every view that is written, working memory included.
+    /// Where the verb takes its working memory; `None` for verbs that never want any. Whoever runs
+    /// a verb fills it with [`crate::Backend::workspace_bytes`].
+    pub fn workspace_mut(&mut self) -> Option<&mut Option<View>> {
+        match self {
+            Verb::Gemm(v) => Some(&mut v.workspace),
+            Verb::AttentionBackward(v) => Some(&mut v.workspace),
+            Verb::NormBackward(v) => Some(&mut v.workspace),
+            Verb::ScatterAdd(v) => Some(&mut v.workspace),
+            _ => None,
+        }
+    }
+
+    /// The working memory that the verb was given.
+    pub fn workspace(&self) -> Option<&View> {
+        match self {
+            Verb::Gemm(v) => v.workspace.as_ref(),
+            Verb::AttentionBackward(v) => v.workspace.as_ref(),
+            Verb::NormBackward(v) => v.workspace.as_ref(),
+            Verb::ScatterAdd(v) => v.workspace.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Every view that is written; working memory, where there is some, last.
     pub fn writes(&self) -> Vec<&View> {
         let mut all: Vec<&View> = Vec::new();
         match self {
@@ -403,7 +428,7 @@ impl Verb {
             Verb::Reduce(v) => all.push(&v.output),
             Verb::Gemm(v) => {
                 all.push(&v.c);
-                all.extend(v.epilogue.iter().flat_map(|e| &e.outputs));
+                all.extend(v.epilogue.iter().flat_map(|e| &e.outputs).chain(&v.workspace));
             }
             Verb::Attention(v) => all.extend([&v.out, &v.lse]),
             Verb::AttentionBackward(v) => {

@@ -81,7 +81,7 @@ impl Product {
             let (alpha, beta) = (self.alpha, self.beta);
             p.verb(move |v: &[View]| {
                 let [a, b, c] = [v[0].clone(), v[1].clone(), v[2].clone()];
-                Gemm { a, b, c, alpha, beta, epilogue: None }.into()
+                Gemm { a, b, c, alpha, beta, epilogue: None, workspace: None }.into()
             })
         })
     }
@@ -263,7 +263,7 @@ fn with_epilogue(
             let (outputs, params) = rest.split_at(outputs);
             let (inputs, outputs, params) = (inputs.to_vec(), outputs.to_vec(), params.to_vec());
             let epilogue = Some(Epilogue { program: program.clone(), params, inputs, outputs });
-            Gemm { a, b, c, alpha, beta, epilogue }.into()
+            Gemm { a, b, c, alpha, beta, epilogue, workspace: None }.into()
         })
     })
 }
@@ -316,7 +316,7 @@ fn narrow(dtype: DType) -> Case {
         p.output(dtype, &[9, 11], ROWS);
         p.verb(|v: &[View]| {
             let [a, b, c] = [v[0].clone(), v[1].clone(), v[2].clone()];
-            Gemm { a, b, c, alpha: 1.0, beta: 0.0, epilogue: None }.into()
+            Gemm { a, b, c, alpha: 1.0, beta: 0.0, epilogue: None, workspace: None }.into()
         })
     })
 }
