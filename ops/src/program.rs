@@ -149,8 +149,8 @@ impl Op {
         use Op::*;
         match self {
             Input(_) | Param(_) | ParamWord(_) | Const(_) | ConstWord(_) | Index => 0,
-            Hold | Neg | Abs | Floor | Round | Sqrt | Rsqrt | Exp | Expm1 | Log | Log1p | Sin | Cos
-            | Tanh | Erf | Sigmoid | Softplus | Not | UShl(_) | UShr(_) | ToReal | ToUint
+            Hold | Neg | Abs | Floor | Round | Sqrt | Rsqrt | Exp | Expm1 | Log | Log1p | Sin
+            | Cos | Tanh | Erf | Sigmoid | Softplus | Not | UShl(_) | UShr(_) | ToReal | ToUint
             | Bits | FromBits => 1,
             Fma | MulAdd | Select | USelect => 3,
             Uniform => 6,
@@ -165,7 +165,19 @@ impl Op {
         use Op::*;
         matches!(
             self,
-            Add | Mul | Fma | MulAdd | Eq | And | Or | UAdd | UMul | UMulHi | UAnd | UOr | UXor | UEq
+            Add | Mul
+                | Fma
+                | MulAdd
+                | Eq
+                | And
+                | Or
+                | UAdd
+                | UMul
+                | UMulHi
+                | UAnd
+                | UOr
+                | UXor
+                | UEq
         )
     }
 }
@@ -247,8 +259,12 @@ impl Builder {
             Op::Mul if is(self, 0, -1.0) => return Some(self.put(Op::Neg, &[args[1]])),
             Op::Mul if is(self, 1, -1.0) => return Some(self.put(Op::Neg, &[args[0]])),
             Op::Div if is(self, 1, 1.0) => return Some(args[0]),
-            Op::Fma | Op::MulAdd if is(self, 0, 1.0) => return Some(self.put(Op::Add, &[args[1], args[2]])),
-            Op::Fma | Op::MulAdd if is(self, 1, 1.0) => return Some(self.put(Op::Add, &[args[0], args[2]])),
+            Op::Fma | Op::MulAdd if is(self, 0, 1.0) => {
+                return Some(self.put(Op::Add, &[args[1], args[2]]));
+            }
+            Op::Fma | Op::MulAdd if is(self, 1, 1.0) => {
+                return Some(self.put(Op::Add, &[args[0], args[2]]));
+            }
             Op::Neg => {
                 let inner = self.nodes[args[0] as usize];
                 if inner.op == Op::Neg {

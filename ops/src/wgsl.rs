@@ -197,6 +197,16 @@ fn hides_word(program: &Program, node: &Node) -> bool {
         || only_literal_words(program, node)
 }
 
+/// True for `x - x` and `x * 0`: NaN for infinities and NaN, where a compiler would say 0.
+fn yields_nan(program: &Program, node: &Node) -> bool {
+    let zero = |&a: &NodeId| matches!(program.nodes()[usize::from(a)].op, Op::Const(bits) if f64::from_bits(bits) == 0.0);
+    match node.op {
+        Op::Sub => node.args()[0] == node.args()[1],
+        Op::Mul => node.args().iter().any(zero),
+        _ => false,
+    }
+}
+
 /// The program of a traced helper.
 fn traced_program(f: fn(Trace<'_>) -> Real) -> Program {
     let builder = RefCell::new(Builder::new());
@@ -212,7 +222,7 @@ fn collect(program: &Program, needed: &mut BTreeSet<&'static str>) {
         if hides_word(program, node) {
             need("sl_word", needed);
         }
-        if node.op == Op::Sub && node.args()[0] == node.args()[1] {
+        if yields_nan(program, node) {
             need("sl_hold", needed);
         }
     }
@@ -331,8 +341,8 @@ fn expression(program: &Program, node: &Node, names: &[String]) -> String {
         Op::ConstWord(word) => format!("0x{word:x}u"),
         Op::Index => "index".to_string(),
         Op::Add | Op::UAdd => infix("+"),
-        // NaN for infinities and NaN; a compiler would say 0.
-        Op::Sub if node.args()[0] == node.args()[1] => format!("sl_hold({}) - {}", a(0), a(0)),
+        Op::Sub if yields_nan(program, node) => format!("sl_hold({}) - {}", a(0), a(1)),
+        Op::Mul if yields_nan(program, node) => format!("sl_hold({}) * sl_hold({})", a(0), a(1)),
         Op::Sub | Op::USub => infix("-"),
         Op::Mul | Op::UMul => infix("*"),
         Op::Div => infix("/"),

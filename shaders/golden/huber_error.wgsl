@@ -4,6 +4,11 @@ fn sl_zero() -> u32 {
     return 0u;
 }
 
+// x; no compiler rearranges sums across the bits.
+fn sl_hold(x: f32) -> f32 {
+    return bitcast<f32>(bitcast<u32>(x) ^ sl_zero());
+}
+
 fn def_huber_error(x0: f32, x1: f32, index: u32) -> f32 {
     let v2 = x0 - x1;
     let v3 = abs(v2);
@@ -21,7 +26,7 @@ fn def_huber_error_by_a(x0: f32, x1: f32, index: u32) -> f32 {
     let v5 = v3 <= 1.0f;
     let v8 = v2 < 0.0f;
     let v10 = 0.0f < v2;
-    let v11 = v2 * 0.0f;
+    let v11 = sl_hold(v2) * sl_hold(0.0f);
     let v12 = select(v11, 1.0f, v10);
     let v13 = select(v12, -1.0f, v8);
     let v14 = v3 * v13;
@@ -37,7 +42,7 @@ fn def_huber_error_by_b(x0: f32, x1: f32, index: u32) -> f32 {
     let v5 = v3 <= 1.0f;
     let v8 = v2 < 0.0f;
     let v10 = 0.0f < v2;
-    let v11 = v2 * 0.0f;
+    let v11 = sl_hold(v2) * sl_hold(0.0f);
     let v12 = select(v11, 1.0f, v10);
     let v13 = select(v12, -1.0f, v8);
     let v14 = -v13;

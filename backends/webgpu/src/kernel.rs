@@ -349,8 +349,9 @@ impl Kernel {
     /// The shader's whole text for a device whose `fma` is `fma`.
     pub(crate) fn text(&self, fma: Fma) -> String {
         let mut text = String::with_capacity(8 << 10);
-        let parameters =
-            1 + self.words.len() + self.operands.iter().map(|o| 1 + 2 * o.axes.len()).sum::<usize>();
+        let parameters = 1
+            + self.words.len()
+            + self.operands.iter().map(|o| 1 + 2 * o.axes.len()).sum::<usize>();
         let vectors = parameters.div_ceil(4).max(1);
         for (name, value) in &self.constants {
             let _ = writeln!(text, "const {name} = {value}u;");

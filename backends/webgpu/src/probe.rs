@@ -23,8 +23,7 @@ pub(crate) struct Arithmetic {
 
 impl Arithmetic {
     /// What is assumed until the device has answered: the least.
-    pub const LEAST: Self =
-        Self { fma: Fma::Separate, special_values: false, subnormals: false };
+    pub const LEAST: Self = Self { fma: Fma::Separate, special_values: false, subnormals: false };
 }
 
 /// Runs the kernel.

@@ -6,7 +6,7 @@ use crate::pipeline::Pipeline;
 use crate::plan::{Scope, plan};
 use crate::storage::GpuStorage;
 use starling_api::{
-    Copy, DType, Download, Error, Replay, Result, Stream, StreamCounters, Verb, View,
+    Copy, DType, Download, Error, Replay, Result, Storage, Stream, StreamCounters, Verb, View,
 };
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -56,14 +56,17 @@ impl WebGpuStream {
 }
 
 impl Queue {
-    fn scope(&self) -> Scope<'_> {
+    fn plan(&self, verb: &Verb) -> Result<Vec<Kernel>> {
         let gpu = &self.gpu;
-        Scope {
+        let alloc = |bytes| Ok(Arc::new(gpu.alloc(bytes)?) as Arc<dyn Storage>);
+        let scope = Scope {
+            alloc: &alloc,
             limits: &gpu.limits,
             variant: gpu.variant,
             software: gpu.capabilities.software,
             faults: &gpu.faults,
-        }
+        };
+        plan(verb, scope)
     }
 
     fn batch(&self) -> MutexGuard<'_, Batch> {
@@ -224,7 +227,7 @@ impl WebGpuStream {
 
 impl Stream for WebGpuStream {
     fn submit(&self, verb: &Verb) -> Result<()> {
-        self.launch(&mut plan(verb, self.0.scope())?)
+        self.launch(&mut self.0.plan(verb)?)
     }
 
     fn upload(&self, bytes: &[u8], to: &View) -> Result<()> {
@@ -294,7 +297,7 @@ impl Stream for WebGpuStream {
         let mut kernels = Vec::new();
         let mut bytes = 0usize;
         for verb in &verbs {
-            for kernel in plan(verb, self.0.scope())? {
+            for kernel in self.0.plan(verb)? {
                 let Some(grid) = kernel.dispatch() else { continue };
                 bytes += (kernel.parameters().len() * 4).next_multiple_of(PARAMETER_ALIGN);
                 kernels.push((kernel, grid));

@@ -1,10 +1,12 @@
 //! Elementwise work.
 
-use super::LANES;
+use super::moves::copy;
+use super::{LANES, Scope};
 use crate::access::in_fours;
 use crate::kernel::{Access, Kernel};
+use crate::storage::GpuStorage;
 use crate::template::{Template, template};
-use starling_api::{Map, Program, View};
+use starling_api::{Copy, Layout, Map, Program, Result, View};
 use std::fmt::Write;
 
 const MAP: Template = template!("map");
@@ -32,11 +34,16 @@ pub(crate) fn parameters(kernel: &mut Kernel, program: &Program, params: &[View]
 }
 
 /// The access of input `i` or output `o`, which may be the same view.
-pub fn map(v: &Map, kernels: &mut Vec<Kernel>) {
+pub fn map(v: &Map, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result<()> {
     let len = v.outputs[0].len();
     if len == 0 {
-        return;
+        return Ok(());
     }
+    let mut packed = v.clone();
+    packed.inputs.truncate(v.program.input_count());
+    packed.params.truncate(v.program.param_count());
+    pack(&mut packed, scope, kernels)?;
+    let v = &packed;
     let inputs = &v.inputs[..v.program.input_count()];
     let wide = v.outputs.iter().all(in_fours)
         && inputs.iter().all(|x| in_fours(x) || repeats(x))
@@ -46,6 +53,38 @@ pub fn map(v: &Map, kernels: &mut Vec<Kernel>) {
     } else {
         kernels.push(one_by_one(v, inputs, len));
     }
+    Ok(())
+}
+
+/// Copies operands into one buffer when a dispatch cannot bind them all: as many as must be, the
+/// smallest first.
+fn pack(v: &mut Map, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result<()> {
+    let mut storages: Vec<View> = Vec::new();
+    let mut count = |view: &View| {
+        if !storages.iter().any(|s| s.same_storage(view)) {
+            storages.push(view.clone());
+        }
+    };
+    v.outputs.iter().chain(&v.inputs).chain(&v.params).for_each(&mut count);
+    let Some(over) = storages.len().checked_sub(scope.limits.slots + 1) else { return Ok(()) };
+    let outputs = v.outputs.clone();
+    let mut operands: Vec<&mut View> = v.params.iter_mut().chain(&mut v.inputs).collect();
+    operands.retain(|x| !outputs.iter().any(|y| y.same_storage(x)));
+    operands.sort_by_key(|x| x.len() * x.dtype.size());
+    // One buffer more replaces those that are packed.
+    let chosen = &mut operands[..over + 2];
+    let step = |x: &View| (x.len() * x.dtype.size()).next_multiple_of(GpuStorage::STEP);
+    let storage = (scope.alloc)(chosen.iter().map(|x| step(x)).sum())?;
+    let mut first = 0;
+    for x in chosen {
+        let mut dst = View::contiguous(storage.clone(), x.dtype, x.shape());
+        let layout = dst.layout;
+        dst.layout = Layout::new(layout.shape(), layout.strides(), first / x.dtype.size());
+        first += step(x);
+        copy(&Copy { src: x.clone(), dst: dst.clone() }, kernels);
+        **x = dst;
+    }
+    Ok(())
 }
 
 fn one_by_one(v: &Map, inputs: &[View], len: usize) -> Kernel {

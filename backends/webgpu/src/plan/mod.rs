@@ -6,7 +6,8 @@ mod moves;
 use crate::gpu::Limits;
 use crate::kernel::Kernel;
 use crate::variant::Variant;
-use starling_api::{Error, Result, Support, Verb, View};
+use starling_api::{Error, Result, Storage, Support, Verb, View};
+use std::sync::Arc;
 
 /// Invocations of a workgroup of kernels that work element by element.
 pub(crate) const LANES: usize = 64;
@@ -37,6 +38,8 @@ pub struct Scope<'a> {
     pub variant: Variant,
     /// True when a driver plays the device on the processor, which wants other tiles.
     pub software: bool,
+    /// Memory for what a plan must put aside.
+    pub alloc: &'a dyn Fn(usize) -> Result<Arc<dyn Storage>>,
     /// Four words in which kernels note an index outside its table.
     pub faults: &'a View,
 }
@@ -53,7 +56,7 @@ pub(crate) const REPORTING: [&str; 4] =
 pub fn plan(verb: &Verb, scope: Scope<'_>) -> Result<Vec<Kernel>> {
     let mut kernels = Vec::new();
     match verb {
-        Verb::Map(v) => map::map(v, &mut kernels),
+        Verb::Map(v) => map::map(v, scope, &mut kernels)?,
         Verb::Copy(v) => moves::copy(v, &mut kernels),
         Verb::Fill(v) => moves::fill(v, &mut kernels),
         Verb::Gather(v) => moves::gather(v, scope, &mut kernels),
