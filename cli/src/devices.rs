@@ -15,6 +15,11 @@ pub fn run(args: &DevicesArgs) -> Result<ExitCode> {
         for probe in &probes {
             output::line(as_text(probe))?;
         }
+        let choice = Device::choose();
+        output::line(format!("auto takes {}", choice.name))?;
+        for reason in &choice.passed_over {
+            output::line(format!("  {reason}"))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -28,6 +33,7 @@ fn as_json(probe: &Probe) -> Value {
             "variant": c.variant,
             "memory_bytes": c.memory_bytes,
             "threads": c.threads,
+            "software": c.software,
             "special_values": c.special_values,
             "subnormals": c.subnormals,
         }),

@@ -37,7 +37,6 @@ fn absent(family: &'static str, reason: &str) -> starling_api::Error {
 }
 
 const NO_CUDA: &str = "this version has no CUDA backend; use cpu";
-const NO_WEBGPU: &str = "this version has no WebGPU backend; use cpu";
 
 fn built_in() -> [Provider; 3] {
     [
@@ -46,11 +45,7 @@ fn built_in() -> [Provider; 3] {
             probe: || vec![Probe { name: "cuda:0".into(), status: Err(NO_CUDA.into()) }],
             open: |_| Err(absent("cuda", NO_CUDA)),
         },
-        Provider {
-            family: "webgpu",
-            probe: || vec![Probe { name: "webgpu:0".into(), status: Err(NO_WEBGPU.into()) }],
-            open: |_| Err(absent("webgpu", NO_WEBGPU)),
-        },
+        Provider { family: "webgpu", probe: webgpu::probe, open: webgpu::open },
         Provider { family: "cpu", probe: probe_cpu, open: |_| open_cpu() },
     ]
 }
@@ -64,6 +59,55 @@ fn probe_cpu() -> Vec<Probe> {
     vec![Probe { name: "cpu".into(), status }]
 }
 
+#[cfg(feature = "webgpu")]
+mod webgpu {
+    use super::Probe;
+    use starling_api::Backend;
+    use starling_webgpu::{NO_ADAPTER, WebGpuBackend, adapters};
+    use std::sync::Arc;
+
+    pub fn probe() -> Vec<Probe> {
+        let named = |(i, adapter)| Probe { name: format!("webgpu:{i}"), status: Ok(adapter) };
+        let all: Vec<Probe> =
+            adapters().into_iter().map(|a| a.capabilities).enumerate().map(named).collect();
+        if all.is_empty() {
+            return vec![Probe { name: "webgpu:0".into(), status: Err(NO_ADAPTER.into()) }];
+        }
+        all
+    }
+
+    pub fn open(index: usize) -> starling_api::Result<Arc<dyn Backend>> {
+        WebGpuBackend::open(index).map(|b| b as Arc<dyn Backend>)
+    }
+}
+
+#[cfg(not(feature = "webgpu"))]
+mod webgpu {
+    use super::{Probe, absent};
+    use starling_api::Backend;
+    use std::sync::Arc;
+
+    const LEFT_OUT: &str = "this build leaves WebGPU out; build with the feature `webgpu`";
+
+    pub fn probe() -> Vec<Probe> {
+        vec![Probe { name: "webgpu:0".into(), status: Err(LEFT_OUT.into()) }]
+    }
+
+    pub fn open(_: usize) -> starling_api::Result<Arc<dyn Backend>> {
+        Err(absent("webgpu", LEFT_OUT))
+    }
+}
+
+/// Which device `auto` takes, and why not the ones before it.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// The name to ask for.
+    pub name: String,
+    /// One sentence for each device that stands before it and was passed over although it is
+    /// available.
+    pub passed_over: Vec<String>,
+}
+
 /// Verbs and bytes that a device has been asked for since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -75,6 +119,12 @@ pub struct Counters {
     pub uploaded_bytes: u64,
     /// Bytes copied to the host.
     pub downloaded_bytes: u64,
+    /// Lists of commands handed to the driver.
+    pub submissions: u64,
+    /// Kernels in them.
+    pub dispatches: u64,
+    /// Shaders compiled.
+    pub compilations: u64,
 }
 
 #[derive(Default)]
@@ -120,14 +170,29 @@ impl Device {
         Self::from_backend(open(index)?)
     }
 
-    /// The first available device in the order CUDA, WebGPU, CPU.
+    /// The device that [`Device::choose`] names.
     ///
     /// # Errors
     /// The CPU's reason when even it is not to be had (`STARLING_ISA` names a missing set).
     pub fn auto() -> Result<Self> {
-        let available =
-            Self::probe().into_iter().find(|p| p.status.is_ok() && p.name != "reference");
-        Self::new(&available.map_or_else(|| "cpu".to_owned(), |p| p.name))
+        Self::new(&Self::choose().name)
+    }
+
+    /// The first available device in the order CUDA, WebGPU, CPU, but for drivers that play a GPU
+    /// on the processor: the CPU backend does that faster.
+    pub fn choose() -> Choice {
+        let mut passed_over = Vec::new();
+        for probe in Self::probe() {
+            match probe.status {
+                Ok(c) if c.software => passed_over.push(format!(
+                    "{} is passed over: its driver computes on the processor, which cpu does faster",
+                    probe.name
+                )),
+                Ok(_) => return Choice { name: probe.name, passed_over },
+                Err(_) => {}
+            }
+        }
+        Choice { name: "cpu".to_owned(), passed_over }
     }
 
     /// Every known backend, available with its properties or unavailable with the reason.
@@ -209,7 +274,11 @@ impl Device {
     pub fn counters(&self) -> Counters {
         let c = &self.0.counting;
         let get = |x: &AtomicU64| x.load(Ordering::Relaxed);
+        let stream = self.0.stream.counters();
         Counters {
+            submissions: stream.submissions,
+            dispatches: stream.dispatches,
+            compilations: stream.compilations,
             launches: get(&c.launches),
             verb_bytes: get(&c.verb_bytes),
             uploaded_bytes: get(&c.uploaded_bytes),

@@ -29,7 +29,7 @@ mod tensor;
 pub mod train;
 
 pub use autograd::{Backward, Operation, checkpoint, no_grad};
-pub use device::{Captured, Counters, Device, Probe, Provider};
+pub use device::{Captured, Choice, Counters, Device, Probe, Provider};
 pub use error::{Error, Result};
 pub use starling_api::{Capabilities, DType};
 pub use starling_ops::Definition;

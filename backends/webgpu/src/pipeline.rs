@@ -47,9 +47,6 @@ impl Pipelines {
 
 fn compile(gpu: &Gpu, kernel: &Kernel) -> Result<Pipeline> {
     let text = kernel.text(gpu.arithmetic().fma);
-    if std::env::var_os("DUMP").is_some() {
-        eprintln!("{text}");
-    }
     let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
     let module = module(gpu, kernel.name(), &text);
     let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform)];

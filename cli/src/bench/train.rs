@@ -35,12 +35,14 @@ pub fn run(
     step.run(2, 1e-4, &data)?;
     bench.device.sync()?;
     let (before, mut number) = (bench.device.pool_stats(), 2);
+    let counted = bench.device.counters();
     let times = bench.time(|| {
         number += 1;
         step.run(number, 1e-4, &data)?;
         step.results().map(drop)
     })?;
     let (after, steps) = (bench.device.pool_stats(), number - 2);
+    let now = bench.device.counters();
     let misses = after.misses - before.misses;
     let allocations = misses + after.hits - before.hits;
     let shape = format!("{layers}x{dim}x{heads}x{seq}x{batch}x{vocab}");
@@ -50,6 +52,15 @@ pub fn run(
     report.insert("launches".into(), json!(step.launches()));
     report.insert("allocations".into(), json!(allocations as f64 / steps as f64));
     report.insert("pool_misses".into(), json!(misses));
+    let per_step = |from: u64, to: u64| json!((to - from) as f64 / steps as f64);
+    report.insert("submissions".into(), per_step(counted.submissions, now.submissions));
+    report.insert("dispatches".into(), per_step(counted.dispatches, now.dispatches));
+    report.insert("compilations".into(), json!(now.compilations - counted.compilations));
+    report.insert("uploaded_bytes".into(), per_step(counted.uploaded_bytes, now.uploaded_bytes));
+    report.insert(
+        "downloaded_bytes".into(),
+        per_step(counted.downloaded_bytes, now.downloaded_bytes),
+    );
     report
         .insert("parameters".into(), json!(optimizer.parameters().map(|p| p.len()).sum::<usize>()));
     Ok(report)

@@ -7,6 +7,7 @@ use crate::gpu::Limits;
 use crate::kernel::Kernel;
 use crate::variant::Variant;
 use starling_api::{Error, Result, Storage, Support, Verb, View};
+use starling_ops::wgsl::Fma;
 use std::sync::Arc;
 
 /// Invocations of a workgroup of kernels that work element by element.
@@ -47,6 +48,16 @@ pub struct Scope<'a> {
 /// The operations that note such an index, by their numbers.
 pub(crate) const REPORTING: [&str; 4] =
     ["gather", "scatter_add", "cross_entropy", "cross_entropy_backward"];
+
+/// The texts of the shaders that a verb runs, each with what tells it from the others: what tests
+/// validate without a device.
+///
+/// # Errors
+/// As [`plan`].
+pub fn shaders(verb: &Verb, scope: Scope<'_>, fma: Fma) -> Result<Vec<(String, String)>> {
+    let kernels = plan(verb, scope)?;
+    Ok(kernels.iter().map(|k| (k.key(), k.text(fma))).collect())
+}
 
 /// The kernels that do what a verb says, in order.
 ///

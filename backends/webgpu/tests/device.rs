@@ -1,0 +1,174 @@
+//! What a device does at its limits: large and empty operands, exhausted memory, its own end.
+
+use starling_api::{Backend, Copy, DType, Error, Fill, Gather, Layout, Map, Program, Stream, View};
+use starling_ops::program::{Builder, Op};
+use starling_webgpu::{Options, WebGpuBackend, adapters};
+use std::sync::Arc;
+
+const MIB: usize = 1 << 20;
+
+fn open(variant: &str) -> Result<Arc<WebGpuBackend>, Error> {
+    WebGpuBackend::with(0, Options { variant: Some(variant.parse()?), checked: false })
+}
+
+fn memory(backend: &WebGpuBackend, dtype: DType, shape: &[usize]) -> View {
+    let bytes = shape.iter().product::<usize>() * dtype.size();
+    View::contiguous(backend.alloc(bytes).unwrap(), dtype, shape)
+}
+
+fn upload<T: bytemuck::Pod>(stream: &dyn Stream, values: &[T], to: &View) {
+    stream.upload(bytemuck::cast_slice(values), to).unwrap();
+}
+
+fn download(stream: &dyn Stream, from: &View) -> Result<Vec<f32>, Error> {
+    let mut bytes = vec![0; from.len() * from.dtype.size()];
+    pollster::block_on(stream.download(from, &mut bytes))?;
+    Ok(bytemuck::pod_collect_to_vec(&bytes))
+}
+
+/// Part of a view without gaps.
+fn part(view: &View, first: usize, len: usize) -> View {
+    view.with(Layout::new(&[len], &[1], first))
+}
+
+fn square() -> Arc<Program> {
+    let put = |b: &mut Builder| {
+        let x = b.put(Op::Input(0), &[]);
+        vec![b.put(Op::Mul, &[x, x])]
+    };
+    Arc::new(Program::build(put))
+}
+
+/// 300 MiB, more than one binding may see: every 1024th element holds its row's number.
+fn weight(backend: &WebGpuBackend, stream: &dyn Stream) -> (View, usize) {
+    let rows = 300 * MIB / 4096;
+    let table = memory(backend, DType::F32, &[rows, 1024]);
+    let numbers: Vec<f32> = (0..rows).map(|row| row as f32).collect();
+    let source = memory(backend, DType::F32, &[rows]);
+    upload(stream, &numbers, &source);
+    stream.submit(&Fill { dst: table.clone(), value: 0.5 }.into()).unwrap();
+    let first = table.with(Layout::new(&[rows], &[1024], 0));
+    stream.submit(&Copy { src: source, dst: first }.into()).unwrap();
+    (table, rows)
+}
+
+#[test]
+fn a_weight_of_300_mib_is_read_and_written_in_every_part() {
+    for variant in ["plain", "subgroup"] {
+        let backend = open(variant).unwrap();
+        let stream = backend.stream().unwrap();
+        let (table, rows) = weight(&backend, &*stream);
+        let wanted = [0, rows / 3, 2 * rows / 3, rows - 1];
+        let ids = memory(&backend, DType::U32, &[4]);
+        upload(&*stream, &wanted.map(|row| row as u32), &ids);
+        let index = View { layout: Layout::new(&[4, 1024], &[1, 0], 0), ..ids };
+        let picked = memory(&backend, DType::F32, &[4, 1024]);
+        let gather = Gather { x: table.clone(), index, axis: 0, out: picked.clone() };
+        stream.submit(&gather.into()).unwrap();
+        let squares = memory(&backend, DType::F32, &[rows * 1024]);
+        let flat = table.with(Layout::contiguous(&[rows * 1024]));
+        let (inputs, outputs) = (vec![flat], vec![squares.clone()]);
+        let map = Map { program: square(), params: Vec::new(), inputs, outputs };
+        stream.submit(&map.into()).unwrap();
+        let found = download(&*stream, &picked).unwrap();
+        for (place, row) in wanted.into_iter().enumerate() {
+            assert_eq!(found[place * 1024..][..2], [row as f32, 0.5], "{variant}: row {row}");
+            let at = download(&*stream, &part(&squares, row * 1024, 2)).unwrap();
+            assert_eq!(at, [(row * row) as f32, 0.25], "{variant}: the square of row {row}");
+        }
+    }
+}
+
+#[test]
+fn memory_that_is_not_there_is_a_typed_error_and_nothing_else_suffers() {
+    let backend = open("plain").unwrap();
+    let Err(error) = backend.alloc(8 << 30) else { panic!("8 GiB were had") };
+    assert!(
+        matches!(error, Error::OutOfMemory { requested_bytes, .. } if requested_bytes == 8 << 30),
+        "{error}"
+    );
+    let stream = backend.stream().unwrap();
+    let x = memory(&backend, DType::F32, &[5]);
+    upload(&*stream, &[1f32, 2.0, 3.0, 4.0, 5.0], &x);
+    assert_eq!(download(&*stream, &x).unwrap(), [1.0, 2.0, 3.0, 4.0, 5.0]);
+}
+
+#[test]
+fn nothing_is_moved_for_empty_tensors() {
+    let backend = open("plain").unwrap();
+    let stream = backend.stream().unwrap();
+    let x = memory(&backend, DType::F32, &[3, 0]);
+    upload::<f32>(&*stream, &[], &x);
+    let (inputs, outputs) = (vec![x.clone()], vec![x.clone()]);
+    stream.submit(&Map { program: square(), params: Vec::new(), inputs, outputs }.into()).unwrap();
+    stream.submit(&Fill { dst: x.clone(), value: 1.0 }.into()).unwrap();
+    assert!(download(&*stream, &x).unwrap().is_empty());
+    assert_eq!(stream.counters().dispatches, 1, "the probe at the start and nothing more");
+}
+
+#[test]
+fn an_index_outside_its_table_is_reported_at_the_next_wait() {
+    let backend = open("plain").unwrap();
+    let stream = backend.stream().unwrap();
+    let (x, out) = (memory(&backend, DType::F32, &[3]), memory(&backend, DType::F32, &[2]));
+    let index = memory(&backend, DType::I32, &[2]);
+    upload(&*stream, &[1f32, 2.0, 3.0], &x);
+    for (ids, wrong) in [([1, 3], 3), ([-1, 2], -1)] {
+        upload(&*stream, &ids, &index);
+        let gather = Gather { x: x.clone(), index: index.clone(), axis: 0, out: out.clone() };
+        stream.submit(&gather.into()).unwrap();
+        let error = download(&*stream, &out).unwrap_err();
+        assert!(
+            matches!(error, Error::Index { op: "gather", index, bound: 3 } if index == wrong),
+            "{error}"
+        );
+    }
+    upload(&*stream, &[0, 2], &index);
+    let gather = Gather { x, index: index.clone(), axis: 0, out: out.clone() };
+    stream.submit(&gather.clone().into()).unwrap();
+    assert_eq!(download(&*stream, &out).unwrap(), [1.0, 3.0], "the stream works on");
+    upload(&*stream, &[0, 5], &index);
+    stream.submit(&gather.into()).unwrap();
+    assert!(matches!(stream.sync(), Err(Error::Index { index: 5, .. })));
+    assert!(stream.sync().is_ok(), "it is reported once");
+}
+
+#[test]
+fn a_device_that_is_lost_says_so_and_others_work_on() {
+    let (lost, other) = (open("plain").unwrap(), open("plain").unwrap());
+    let streams = [lost.stream().unwrap(), other.stream().unwrap()];
+    let x = memory(&lost, DType::F32, &[4]);
+    let y = memory(&other, DType::F32, &[4]);
+    upload(&*streams[0], &[1f32; 4], &x);
+    upload(&*streams[1], &[2f32; 4], &y);
+    let verb = |v: &View| {
+        let (inputs, outputs) = (vec![v.clone()], vec![v.clone()]);
+        Map { program: square(), params: Vec::new(), inputs, outputs }
+    };
+    streams[0].submit(&verb(&x).into()).unwrap();
+    lost.destroy();
+    let is_lost = |e: Error| assert!(matches!(e, Error::DeviceLost(_)), "{e}");
+    is_lost(streams[0].submit(&verb(&x).into()).unwrap_err());
+    is_lost(streams[0].sync().unwrap_err());
+    is_lost(streams[0].upload(&[0; 16], &x).unwrap_err());
+    is_lost(download(&*streams[0], &x).unwrap_err());
+    is_lost(lost.alloc(4).err().unwrap());
+    streams[1].submit(&verb(&y).into()).unwrap();
+    assert_eq!(download(&*streams[1], &y).unwrap(), [4.0; 4]);
+}
+
+#[test]
+fn operands_of_another_device_and_variants_that_are_not_there_are_refused() {
+    let (one, other) = (open("plain").unwrap(), open("plain").unwrap());
+    if !adapters()[0].variant.matrix {
+        assert!(matches!(open("matrix"), Err(Error::Unavailable { .. })));
+    }
+    assert!(matches!(open("wide"), Err(Error::Unavailable { .. })));
+    assert!(matches!(WebGpuBackend::with(99, Options::default()), Err(Error::Unavailable { .. })));
+    let host = View::contiguous(starling_api::HostStorage::new(16).unwrap(), DType::F32, &[4]);
+    let stream = one.stream().unwrap();
+    let x = memory(&one, DType::F32, &[4]);
+    let copy = Copy { src: host, dst: x };
+    assert!(matches!(stream.submit(&copy.into()), Err(Error::Shape { .. })));
+    drop(other);
+}

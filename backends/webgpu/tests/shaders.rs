@@ -1,0 +1,109 @@
+//! Every shader that the table of cases needs, in every variant, is valid WGSL and translates to
+//! SPIR-V, MSL and HLSL. No device is needed.
+
+use naga::back::{hlsl, msl, spv};
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use starling_api::{HostStorage, Storage, Verb, View};
+use starling_conformance::{Tier, cases};
+use starling_ops::wgsl::Fma;
+use starling_webgpu::plan::{Scope, shaders, supports, workspace_bytes};
+use starling_webgpu::{Limits, Variant};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The browser's baseline.
+const BASELINE: Limits = Limits {
+    slots: 8,
+    binding_bytes: 128 << 20,
+    buffer_bytes: 256 << 20,
+    workgroup_bytes: 16 << 10,
+    invocations: 256,
+    lanes: 1,
+};
+
+fn memory(bytes: usize) -> starling_api::Result<Arc<dyn Storage>> {
+    Ok(HostStorage::new(bytes)?)
+}
+
+/// The texts of a variant's shaders by their keys.
+fn texts(variant: Variant, software: bool) -> HashMap<String, String> {
+    let limits = Limits { lanes: if variant.subgroups { 8 } else { 1 }, ..BASELINE };
+    let faults = View::contiguous(memory(16).unwrap(), starling_api::DType::U32, &[4]);
+    let scope = Scope { limits: &limits, variant, software, alloc: &memory, faults: &faults };
+    let mut found = HashMap::new();
+    for case in cases(Tier::Quick) {
+        let problem = case.problem();
+        let mut verb: Verb = problem.over(&problem.on_host().unwrap());
+        if supports(&verb, &limits) != starling_api::Support::Native {
+            continue;
+        }
+        let bytes = workspace_bytes(&verb, &limits);
+        if let (true, Some(slot)) = (bytes > 0, verb.workspace_mut()) {
+            let storage = memory(bytes).unwrap();
+            *slot = Some(View::contiguous(storage, starling_api::DType::U8, &[bytes]));
+        }
+        let fma = if software { Fma::Separate } else { Fma::Fused };
+        found.extend(shaders(&verb, scope, fma).unwrap());
+    }
+    found
+}
+
+fn validate(text: &str, abilities: Capabilities) -> Result<(naga::Module, ModuleInfo), String> {
+    let module = naga::front::wgsl::parse_str(text).map_err(|e| e.emit_to_string(text))?;
+    let info = Validator::new(ValidationFlags::all(), abilities)
+        .validate(&module)
+        .map_err(|e| e.emit_to_string(text))?;
+    Ok((module, info))
+}
+
+/// Writes the module in the three languages that drivers take.
+fn translate(module: &naga::Module, info: &ModuleInfo, newer: bool) -> Result<(), String> {
+    let words = spv::write_vec(module, info, &spv::Options::default(), None);
+    words.map_err(|e| format!("SPIR-V: {e}"))?;
+    let options =
+        msl::Options { lang_version: (2, 4), fake_missing_bindings: true, ..Default::default() };
+    let pipeline = msl::PipelineOptions::default();
+    msl::write_string(module, info, &options, &pipeline).map_err(|e| format!("MSL: {e}"))?;
+    let model = if newer { hlsl::ShaderModel::V6_2 } else { hlsl::ShaderModel::V5_1 };
+    let options =
+        hlsl::Options { shader_model: model, fake_missing_bindings: true, ..Default::default() };
+    let mut text = String::new();
+    hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())
+        .write(module, info, None)
+        .map_err(|e| format!("HLSL: {e}"))?;
+    Ok(())
+}
+
+fn all_valid(variant: &str, software: bool) {
+    let variant: Variant = variant.parse().unwrap();
+    let mut abilities = Capabilities::default();
+    abilities.set(Capabilities::SUBGROUP, variant.subgroups);
+    abilities.set(Capabilities::SHADER_FLOAT16, variant.f16);
+    let found = texts(variant, software);
+    let mut wrong = Vec::new();
+    for (key, text) in &found {
+        let result = validate(text, abilities)
+            .and_then(|(module, info)| translate(&module, &info, variant != Variant::default()));
+        if let Err(message) = result {
+            wrong.push(format!("{key}: {message}"));
+        }
+    }
+    println!("{variant}: {} shaders", found.len());
+    assert!(wrong.is_empty(), "{} of {} are wrong: {}", wrong.len(), found.len(), wrong[0]);
+    assert!(found.len() > 500, "the table needs more than {} shaders", found.len());
+}
+
+#[test]
+fn plain() {
+    all_valid("plain", false);
+}
+
+#[test]
+fn subgroup_and_f16() {
+    all_valid("subgroup+f16", false);
+}
+
+#[test]
+fn for_a_driver_on_the_processor() {
+    all_valid("plain", true);
+}
