@@ -185,7 +185,7 @@ impl Device {
         for probe in Self::probe() {
             match probe.status {
                 Ok(c) if c.software => passed_over.push(format!(
-                    "{} is passed over: its driver computes on the processor, which cpu does faster",
+                    "{} computes on the processor too, which cpu does faster",
                     probe.name
                 )),
                 Ok(_) => return Choice { name: probe.name, passed_over },

@@ -199,7 +199,10 @@ fn hides_word(program: &Program, node: &Node) -> bool {
 
 /// True for `x - x` and `x * 0`: NaN for infinities and NaN, where a compiler would say 0.
 fn yields_nan(program: &Program, node: &Node) -> bool {
-    let zero = |&a: &NodeId| matches!(program.nodes()[usize::from(a)].op, Op::Const(bits) if f64::from_bits(bits) == 0.0);
+    let zero = |&a: &NodeId| match program.nodes()[usize::from(a)].op {
+        Op::Const(bits) => f64::from_bits(bits) == 0.0,
+        _ => false,
+    };
     match node.op {
         Op::Sub => node.args()[0] == node.args()[1],
         Op::Mul => node.args().iter().any(zero),

@@ -1,9 +1,11 @@
 //! `cargo xtask <task>`: everything a person would otherwise have to remember.
 
+mod debian;
 mod neon;
 mod run;
 mod test;
 mod tidy;
+mod webgpu;
 
 use run::Steps;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
 //! `cargo xtask test-neon`: the vector tests as NEON under qemu, on a machine that is not ARM.
 
+use crate::debian::{self, apt_get, as_root};
 use crate::run::{self, Steps};
 use crate::test::{self, Suites};
 use std::path::Path;
@@ -103,9 +104,7 @@ fn install() -> Result<Option<&'static str>, String> {
         packages.extend(["rustc-web", "cargo-web"]);
     }
     if !packages.is_empty() {
-        apt_get(&["update"])?;
-        let arguments = [&["install", "-y", "--no-install-recommends"], &packages[..]].concat();
-        apt_get(&arguments)?;
+        debian::install(&packages)?;
     }
     if target_here { Ok(None) } else { debian_toolchain().map(Some) }
 }
@@ -130,25 +129,4 @@ fn debian_toolchain() -> Result<&'static str, String> {
         run::status(Command::new("rustup").args(["toolchain", "link", "deb", "/usr"]))?;
     }
     Ok("deb")
-}
-
-fn apt_get(arguments: &[&str]) -> Result<String, String> {
-    if !run::succeeds("apt-get", &["--version"]) {
-        return Err(format!(
-            "this is no Debian: install {LINKER}, {QEMU} and `rustup target add {TARGET}` yourself"
-        ));
-    }
-    let all = [&["-q", "-o", "DPkg::Lock::Timeout=200"], arguments].concat();
-    run::status(as_root("apt-get", &all).env("DEBIAN_FRONTEND", "noninteractive"))
-}
-
-/// The command, through sudo unless this is root already.
-fn as_root(program: &str, arguments: &[&str]) -> Command {
-    let root = run::output("id", &["-u"]).trim() == "0";
-    let mut command = Command::new(if root { program } else { "sudo" });
-    if !root {
-        command.arg(program);
-    }
-    command.args(arguments);
-    command
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: the whole suite, with a table of what took how long.
 
 use crate::run::{self, Steps};
+use crate::webgpu;
 use serde_json::Value;
 use std::process::Command;
 use std::time::Instant;
@@ -8,8 +9,11 @@ use std::time::Instant;
 /// Runs every test that this machine can run and names what it cannot.
 pub fn test(steps: &mut Steps, quick: bool) {
     println!("needs: Rust 1.89 or later (here: {})", run::output("rustc", &["--version"]).trim());
-    println!("installs: nothing; cargo fetches the crates of Cargo.lock when they are missing");
+    println!(
+        "installs: mesa-vulkan-drivers where no GPU answers (Debian); cargo fetches the crates"
+    );
     println!("instruction sets here: {}", present().join(", "));
+    webgpu::device(steps);
     let mut command = run::cargo();
     command.args(["test", "--workspace", "--no-fail-fast"]);
     command.env("CARGO_TERM_COLOR", "never");

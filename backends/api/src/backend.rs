@@ -30,7 +30,8 @@ pub struct Capabilities {
     pub memory_bytes: Option<u64>,
     /// Worker threads, for host backends.
     pub threads: Option<usize>,
-    /// True when a driver plays the device on the processor: right, and slower than the CPU backend.
+    /// True when a driver plays the device on the processor: right, and slower than the CPU
+    /// backend.
     pub software: bool,
     /// False where infinities and NaN may be lost (shaders): special-value cases are then skipped
     /// and counted.

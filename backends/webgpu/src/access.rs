@@ -13,7 +13,7 @@ use std::fmt::Write;
 /// True when a view's elements can be moved in fours: they follow each other, and the first one
 /// begins a group of four.
 pub fn in_fours(view: &View) -> bool {
-    view.layout.is_contiguous() && view.layout.offset() % 4 == 0
+    view.layout.is_contiguous() && view.layout.offset().is_multiple_of(4)
 }
 
 /// Appends the declarations of `kernel`'s bindings and the accessors of its operands.
@@ -202,7 +202,8 @@ fn one(o: &Operand, b: &Binding, text: &mut String) {
         // Only this invocation changes these bits, and the others of the word stay.
         let _ = writeln!(
             text,
-            "    flip{at}(i >> {shift}u, (bits ^ {name}_bits(i)) << ((i & {mask}u) * {width}u));\n}}"
+            "    let change = (bits ^ {name}_bits(i)) << ((i & {mask}u) * {width}u);\n    \
+             flip{at}(i >> {shift}u, change);\n}}"
         );
     }
     let _ = writeln!(text, "fn {name}_store(i: u32, v: f32) {{");

@@ -148,9 +148,11 @@ pub(crate) fn open(index: usize, options: Options) -> Result<Arc<Gpu>> {
 /// The browser's baseline, but for the sizes of buffers, which are the adapter's.
 fn limits(adapter: &wgpu::Adapter, variant: Variant) -> wgpu::Limits {
     let has = adapter.limits();
-    let mut limits = wgpu::Limits::default();
-    limits.max_buffer_size = has.max_buffer_size;
-    limits.max_storage_buffer_binding_size = has.max_storage_buffer_binding_size;
+    let mut limits = wgpu::Limits {
+        max_buffer_size: has.max_buffer_size,
+        max_storage_buffer_binding_size: has.max_storage_buffer_binding_size,
+        ..Default::default()
+    };
     if variant != Variant::default() {
         limits.max_storage_buffers_per_shader_stage = has.max_storage_buffers_per_shader_stage;
         limits.max_compute_workgroup_storage_size = has.max_compute_workgroup_storage_size;

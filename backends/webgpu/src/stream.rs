@@ -243,7 +243,7 @@ impl Stream for WebGpuStream {
             return Ok(());
         }
         let offset = to.layout.offset() * to.dtype.size();
-        if offset % 4 == 0 && bytes.len() % 4 == 0 {
+        if offset.is_multiple_of(4) && bytes.len().is_multiple_of(4) {
             // What was submitted before may still read the old contents.
             self.0.flush(&mut self.0.batch());
             self.0.gpu.queue.write_buffer(storage.buffer(), offset as u64, bytes);

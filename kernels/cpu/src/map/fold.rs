@@ -67,9 +67,9 @@ impl<M: Math> Math for Fold<M> {
         Folded::Lit(x)
     }
     folded! {
-        add(a, b); sub(a, b); div(a, b); fma(a, b, c); mul_add(a, b, c); hold(a); neg(a); abs(a); min(a, b); max(a, b);
-        floor(a); round(a); sqrt(a); rsqrt(a); exp(a); expm1(a); log(a); log1p(a); sin(a); cos(a);
-        tanh(a); erf(a); sigmoid(a); softplus(a); pow(a, b);
+        add(a, b); sub(a, b); div(a, b); fma(a, b, c); mul_add(a, b, c); hold(a); neg(a); abs(a);
+        min(a, b); max(a, b); floor(a); round(a); sqrt(a); rsqrt(a); exp(a); expm1(a); log(a);
+        log1p(a); sin(a); cos(a); tanh(a); erf(a); sigmoid(a); softplus(a); pow(a, b);
     }
     #[inline(always)]
     fn mul(self, a: Self::V, b: Self::V) -> Self::V {

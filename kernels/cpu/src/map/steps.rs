@@ -235,9 +235,9 @@ unsafe fn run_other<S: Simd>(s: S, step: &Step, locs: &[Loc], vectors: usize) {
             // Done by `run_step`; listed so that a new operation does not compile without a loop.
             #[rustfmt::skip]
             Op::Add | Op::Sub | Op::Mul | Op::Div | Op::Fma | Op::MulAdd | Op::Hold | Op::Neg
-            | Op::Abs | Op::Min | Op::Max | Op::Floor | Op::Round | Op::Sqrt | Op::Rsqrt | Op::Exp | Op::Expm1 | Op::Log
-            | Op::Log1p | Op::Sin | Op::Cos | Op::Tanh | Op::Erf | Op::Sigmoid | Op::Softplus
-            | Op::Pow => {}
+            | Op::Abs | Op::Min | Op::Max | Op::Floor | Op::Round | Op::Sqrt | Op::Rsqrt
+            | Op::Exp | Op::Expm1 | Op::Log | Op::Log1p | Op::Sin | Op::Cos | Op::Tanh | Op::Erf
+            | Op::Sigmoid | Op::Softplus | Op::Pow => {}
         }
     }
 }
