@@ -7,6 +7,7 @@
 mod access;
 mod adapter;
 mod backend;
+mod cache;
 mod gpu;
 mod kernel;
 mod pipeline;

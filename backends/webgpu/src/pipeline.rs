@@ -1,5 +1,6 @@
 //! Compiled shaders, each made once.
 
+use crate::cache::Cache;
 use crate::gpu::Gpu;
 use crate::kernel::Kernel;
 use starling_api::Result;
@@ -13,15 +14,27 @@ pub(crate) struct Pipeline {
     pub layout: wgpu::BindGroupLayout,
 }
 
-/// Every pipeline of a device, by [`Kernel::key`].
+/// Every pipeline of a device, by [`Kernel::key`], and the driver's own cache on disk.
 pub(crate) struct Pipelines {
     made: Mutex<HashMap<String, Arc<Pipeline>>>,
     compilations: AtomicU64,
+    cache: Option<Cache>,
+}
+
+impl Drop for Pipelines {
+    fn drop(&mut self) {
+        if let Some(cache) = &self.cache
+            && self.compilations() > 0
+        {
+            cache.save();
+        }
+    }
 }
 
 impl Pipelines {
-    pub fn new(_device: &wgpu::Device) -> Self {
-        Self { made: Mutex::default(), compilations: AtomicU64::new(0) }
+    pub fn new(device: &wgpu::Device) -> Self {
+        let cache = Cache::open(device);
+        Self { made: Mutex::default(), compilations: AtomicU64::new(0), cache }
     }
 
     pub fn compilations(&self) -> u64 {
@@ -72,7 +85,7 @@ fn compile(gpu: &Gpu, kernel: &Kernel) -> Result<Pipeline> {
             zero_initialize_workgroup_memory: gpu.checked,
             ..Default::default()
         },
-        cache: None,
+        cache: gpu.pipelines.cache.as_ref().map(|c| &c.cache),
     });
     let popped = scope.pop();
     #[cfg(not(target_arch = "wasm32"))]
