@@ -1,7 +1,7 @@
 //! Gradients of the engine's operations against central differences.
 //!
 //! The reference backend accumulates in f64 and rounds once, so with steps of 1e-2 the differences
-//! are good to about 1e-4.
+//! are good to about 1e-4. Every other device must give the reference's gradients.
 
 use starling_api::Backend;
 use starling_engine::{
@@ -9,11 +9,40 @@ use starling_engine::{
 };
 use starling_ops::defs::Definition;
 use starling_ops::philox::HostStream;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 fn reference() -> Device {
     let backend: Arc<dyn Backend> = Arc::new(starling_reference::ReferenceBackend::new());
     Device::from_backend(backend).unwrap()
+}
+
+/// The devices whose gradients are compared with the reference's.
+fn others() -> &'static [Device] {
+    static OTHERS: OnceLock<Vec<Device>> = OnceLock::new();
+    OTHERS.get_or_init(|| ["cpu", "webgpu:0"].map(|name| Device::new(name).unwrap()).into())
+}
+
+/// The gradients of `f`, summed with random weights to a scalar.
+fn gradients(
+    device: &Device,
+    data: &[Vec<f32>],
+    shapes: &[&[usize]],
+    f: &impl Fn(&[Tensor]) -> Result<Tensor>,
+) -> Result<Vec<Option<Vec<f32>>>> {
+    let leaf =
+        |(d, s): (&Vec<f32>, &&[usize])| Ok(Tensor::from_slice(device, d, s)?.requires_grad());
+    let leaves = data.iter().zip(shapes).map(leaf).collect::<Result<Vec<Tensor>>>()?;
+    let y = f(&leaves)?;
+    let w = Tensor::from_slice(device, &values(y.shape(), 99), y.shape())?;
+    y.mul(&w)?.sum_all()?.backward()?;
+    let gradient = |leaf: &Tensor| match leaf.grad() {
+        Some(g) => {
+            assert_eq!(g.shape(), leaf.shape());
+            g.to_vec::<f32>().map(Some)
+        }
+        None => Ok(None),
+    };
+    leaves.iter().map(gradient).collect()
 }
 
 fn values(shape: &[usize], seed: u32) -> Vec<f32> {
@@ -21,19 +50,26 @@ fn values(shape: &[usize], seed: u32) -> Vec<f32> {
     (0..shape.iter().product::<usize>()).map(|_| stream.uniform() * 2.0 - 1.0).collect()
 }
 
-/// Compares the gradients of `f`, summed with random weights to a scalar, with differences.
+/// Compares the gradients of `f` with differences, and those of other devices with them.
 fn check(name: &str, shapes: &[&[usize]], f: impl Fn(&[Tensor]) -> Result<Tensor>) {
     let device = reference();
     let data: Vec<Vec<f32>> = shapes.iter().enumerate().map(|(i, s)| values(s, i as u32)).collect();
     let tensors = |data: &[Vec<f32>]| -> Vec<Tensor> {
         data.iter().zip(shapes).map(|(d, s)| Tensor::from_slice(&device, d, s).unwrap()).collect()
     };
-    let weigh = |y: Tensor| -> Result<Tensor> {
-        let w = Tensor::from_slice(&device, &values(y.shape(), 99), y.shape())?;
-        y.mul(&w)?.sum_all()
-    };
-    let leaves: Vec<Tensor> = tensors(&data).iter().map(Tensor::requires_grad).collect();
-    weigh(f(&leaves).unwrap()).unwrap().backward().unwrap();
+    let truth = gradients(&device, &data, shapes, &f).unwrap();
+    for other in others() {
+        let found = gradients(other, &data, shapes, &f);
+        let found = found.unwrap_or_else(|e| panic!("{name} on {}: {e}", other.name()));
+        for (i, (truth, found)) in truth.iter().zip(&found).enumerate() {
+            let pairs = truth.iter().flatten().zip(found.iter().flatten());
+            assert_eq!(truth.is_some(), found.is_some(), "{name}: input {i} on {}", other.name());
+            for (t, g) in pairs {
+                let close = (t - g).abs() <= 2e-5 * (1.0 + t.abs());
+                assert!(close, "{name}: input {i} on {}: {g} and not {t}", other.name());
+            }
+        }
+    }
     let value = |data: &[Vec<f32>]| -> f64 {
         no_grad(|| {
             let y = f(&tensors(data)).unwrap();
@@ -46,10 +82,9 @@ fn check(name: &str, shapes: &[&[usize]], f: impl Fn(&[Tensor]) -> Result<Tensor
                 .sum()
         })
     };
-    for (i, leaf) in leaves.iter().enumerate() {
-        let gradient = leaf.grad().unwrap_or_else(|| panic!("{name}: input {i} has no gradient"));
-        assert_eq!(gradient.shape(), shapes[i], "{name}: input {i}");
-        for (j, g) in gradient.to_vec::<f32>().unwrap().into_iter().enumerate() {
+    for (i, gradient) in truth.into_iter().enumerate() {
+        let gradient = gradient.unwrap_or_else(|| panic!("{name}: input {i} has no gradient"));
+        for (j, g) in gradient.into_iter().enumerate() {
             let h = 1e-2f32;
             let at = |x: f32| {
                 let mut moved = data.clone();

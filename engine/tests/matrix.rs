@@ -140,7 +140,9 @@ fn table(backend: &dyn Backend) -> String {
 fn the_verb_matrix_is_up_to_date() {
     let reference = starling_reference::ReferenceBackend::new();
     let cpu = starling_cpu::CpuBackend::detect().unwrap();
-    let tables = format!("{}{}\n", table(&reference), table(cpu.as_ref()));
+    let webgpu = starling_engine::Device::new("webgpu:0").unwrap();
+    let tables =
+        format!("{}{}{}\n", table(&reference), table(cpu.as_ref()), table(&**webgpu.backend()));
 
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ARCHITECTURE.md");
     let text = std::fs::read_to_string(&path).unwrap();
