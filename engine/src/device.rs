@@ -255,6 +255,15 @@ impl Device {
         &self.0.backend
     }
 
+    /// The device seen as a backend on which every verb is native that its own backend runs or
+    /// that is lowered to what it runs. The table of operation cases, run on it, judges a backend
+    /// together with the engine's lowering.
+    ///
+    /// Its streams are the device's one queue.
+    pub fn as_backend(&self) -> Arc<dyn Backend> {
+        Arc::new(lower::Complete(self.clone()))
+    }
+
     /// True when both handles are of one device.
     pub fn same(&self, other: &Device) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -359,13 +368,14 @@ impl Device {
                 self.enqueue(verb)
             }
             Support::Composed => lower::submit(self, verb),
-            Support::No => Err(starling_api::Error::Unsupported {
-                op: verb.name(),
-                dtype: verb.dtype(),
-                backend: self.name().to_owned(),
-            }
-            .into()),
+            Support::No => Err(self.unsupported(&verb)),
         }
+    }
+
+    /// What a verb that cannot be run is answered with.
+    pub(crate) fn unsupported(&self, verb: &Verb) -> Error {
+        let (op, dtype, backend) = (verb.name(), verb.dtype(), self.name().to_owned());
+        starling_api::Error::Unsupported { op, dtype, backend }.into()
     }
 
     fn enqueue(&self, verb: Verb) -> Result<()> {

@@ -235,6 +235,26 @@ impl Layout {
         }
         at as usize
     }
+
+    /// The positions of all elements in row-major order, without a division for each.
+    pub fn positions(&self) -> impl Iterator<Item = usize> + use<> {
+        let layout = *self;
+        let mut index = [0usize; MAX_RANK];
+        let mut at = layout.offset as isize;
+        (0..layout.len()).map(move |_| {
+            let here = at as usize;
+            for axis in (0..layout.rank()).rev() {
+                index[axis] += 1;
+                at += layout.strides[axis];
+                if index[axis] < layout.shape[axis] {
+                    break;
+                }
+                at -= index[axis] as isize * layout.strides[axis];
+                index[axis] = 0;
+            }
+            here
+        })
+    }
 }
 
 impl fmt::Debug for Layout {
@@ -330,6 +350,20 @@ mod tests {
         assert_eq!(Layout::contiguous(&[0, 3]).reshape(&[3, 0]).unwrap().len(), 0);
         let b = Layout::contiguous(&[1]).broadcast_to(&[3, 4]).unwrap();
         assert!(b.reshape(&[12]).is_some_and(|r| r.strides() == [0]));
+    }
+
+    #[test]
+    fn positions_follow_the_strides() {
+        for layout in [
+            Layout::contiguous(&[2, 3, 4]),
+            Layout::new(&[3, 2], &[-2, 1], 4),
+            Layout::new(&[2, 3], &[0, 1], 5),
+            Layout::new(&[], &[], 7),
+            Layout::new(&[2, 0, 3], &[3, 3, 1], 0),
+        ] {
+            let expected: Vec<usize> = (0..layout.len()).map(|i| layout.position(i)).collect();
+            assert_eq!(layout.positions().collect::<Vec<_>>(), expected, "{layout:?}");
+        }
     }
 
     #[test]

@@ -5,6 +5,9 @@
 //! bytes, a [`Program`] for elementwise work, a struct of named fields per
 //! verb. The engine checks shapes, dtypes, bounds and aliasing once ([`Verb::check`]); backends
 //! only `debug_assert`.
+//!
+//! `examples/minimal-backend` is the smallest complete backend, with the rules at the places where
+//! they matter.
 
 mod backend;
 mod error;

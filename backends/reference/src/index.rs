@@ -14,7 +14,7 @@ fn named(op: &'static str, index: &View, axis: usize, shape: &[usize]) -> Result
     part = Layout::new(part.shape(), &strides, 0);
     let step = whole.strides()[axis] as usize;
     let bound = shape[axis];
-    crate::memory::positions(&part)
+    part.positions()
         .zip(read(index)?)
         .map(|(at, i)| {
             let index = i as i64;

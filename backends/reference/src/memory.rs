@@ -1,7 +1,7 @@
 //! Elements of host memory as numbers.
 
 use half::{bf16, f16};
-use starling_api::{DType, Error, HostStorage, Layout, MAX_RANK, Result, View};
+use starling_api::{DType, Error, HostStorage, Result, View};
 
 /// An element as [`starling_api::Copy`] sees it: conversions between integers wrap, those from real
 /// numbers saturate, so the two must be told apart.
@@ -65,26 +65,6 @@ fn round_to_odd(x: f64) -> f32 {
     f32::from_bits(if away { y.to_bits() + 1 } else { y.to_bits() - 1 })
 }
 
-/// The positions of a layout's elements in row-major order.
-pub fn positions(layout: &Layout) -> impl Iterator<Item = usize> + use<> {
-    let layout = *layout;
-    let mut index = [0usize; MAX_RANK];
-    let mut at = layout.offset() as isize;
-    (0..layout.len()).map(move |_| {
-        let here = at as usize;
-        for axis in (0..layout.rank()).rev() {
-            index[axis] += 1;
-            at += layout.strides()[axis];
-            if index[axis] < layout.shape()[axis] {
-                break;
-            }
-            at -= index[axis] as isize * layout.strides()[axis];
-            index[axis] = 0;
-        }
-        here
-    })
-}
-
 /// The elements of a checked view in row-major order.
 ///
 /// # Errors
@@ -101,7 +81,7 @@ pub fn elements(view: &View) -> Result<Vec<Element>> {
         }
         decode(view.dtype, bytes)
     };
-    Ok(positions(&view.layout).map(load).collect())
+    Ok(view.layout.positions().map(load).collect())
 }
 
 /// The elements of a view as f64 in row-major order.
@@ -123,7 +103,7 @@ pub fn write(view: &View, values: &[f64]) -> Result<()> {
         return Err(Error::shape("write", message));
     }
     let size = view.dtype.size();
-    for (at, &x) in positions(&view.layout).zip(values) {
+    for (at, &x) in view.layout.positions().zip(values) {
         let bytes = encode(view.dtype, x);
         // SAFETY: as in `elements`.
         unsafe {
@@ -177,20 +157,6 @@ pub fn encode(dtype: DType, x: f64) -> [u8; 4] {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn positions_follow_the_strides() {
-        for layout in [
-            Layout::contiguous(&[2, 3, 4]),
-            Layout::new(&[3, 2], &[-2, 1], 4),
-            Layout::new(&[2, 3], &[0, 1], 5),
-            Layout::new(&[], &[], 7),
-            Layout::new(&[2, 0, 3], &[3, 3, 1], 0),
-        ] {
-            let expected: Vec<usize> = (0..layout.len()).map(|i| layout.position(i)).collect();
-            assert_eq!(positions(&layout).collect::<Vec<_>>(), expected, "{layout:?}");
-        }
-    }
 
     #[test]
     fn narrow_types_round_once() {

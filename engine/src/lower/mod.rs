@@ -7,6 +7,8 @@
 //!   the sequence lengths. A key that a query may not see has weight 0 there, and 0 times an
 //!   infinite or NaN value is NaN;
 //! - gather and scatter_add compare every index with every row of the table;
+//! - a product writes its result before the epilogue, a map of its own, reads it again; narrow
+//!   operands (f16, bf16) are copied to f32 first;
 //! - indices pass through f32, which is exact up to 2^24: larger tables are refused;
 //! - an index outside its table cannot be reported, because nothing is read back. Gather then
 //!   yields -inf (0 for integers), cross-entropy a loss of inf or, in backward, the gradient of
@@ -16,8 +18,12 @@
 //! captured like any other.
 
 mod attention;
+mod complete;
+mod gemm;
 mod index;
 mod rows;
+
+pub(crate) use complete::Complete;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -36,7 +42,7 @@ const MAX_POSITION: usize = 1 << 24;
 /// Runs a verb that the backend calls composed.
 ///
 /// # Errors
-/// Unsupported for the four verbs that others are made of, and when the backend cannot run one of
+/// Unsupported for the verbs that others are made of, and when the backend cannot run one of
 /// them on these operands; out of memory.
 pub(crate) fn submit(device: &Device, verb: Verb) -> Result<()> {
     let mut lowering = Lowering { device, op: verb.name(), held: Vec::new() };
@@ -53,13 +59,9 @@ pub(crate) fn submit(device: &Device, verb: Verb) -> Result<()> {
         Verb::Gather(v) => index::gather(l, v),
         Verb::ScatterAdd(v) => index::scatter_add(l, v),
         Verb::Fill(v) => index::fill(l, v),
+        Verb::Gemm(v) if gemm::is_composable(v) => gemm::gemm(l, v),
         Verb::Map(_) | Verb::Reduce(_) | Verb::Gemm(_) | Verb::Copy(_) => {
-            Err(starling_api::Error::Unsupported {
-                op: verb.name(),
-                dtype: verb.dtype(),
-                backend: device.name().to_owned(),
-            }
-            .into())
+            Err(device.unsupported(&verb))
         }
     }
 }
@@ -143,15 +145,17 @@ impl Lowering<'_> {
         Ok(view)
     }
 
-    /// Integers as f32. Elements that repeat are converted once.
-    fn real(&mut self, integers: &View) -> Result<View> {
-        let (shape, strides) = (integers.shape(), integers.layout.strides());
+    /// A view's elements as f32. Those that repeat are converted once.
+    fn real(&mut self, view: &View) -> Result<View> {
+        if view.dtype == DType::F32 {
+            return Ok(view.clone());
+        }
+        let (shape, strides) = (view.shape(), view.layout.strides());
         let once: Vec<usize> =
             shape.iter().zip(strides).map(|(&n, &s)| if s == 0 { n.min(1) } else { n }).collect();
-        let view = self.temporary(&once)?;
-        let src = integers.with(Layout::new(&once, strides, integers.layout.offset()));
-        self.copy(&src, &view)?;
-        Ok(self.spread(&[&view], shape)?.swap_remove(0))
+        let real = self.temporary(&once)?;
+        self.copy(&view.with(Layout::new(&once, strides, view.layout.offset())), &real)?;
+        Ok(self.spread(&[&real], shape)?.swap_remove(0))
     }
 
     /// The same elements under another shape, moved where their strides do not allow it.

@@ -2,7 +2,7 @@
 
 use starling_api::{DType, HostStorage, Layout, Result, Storage, Stream, Verb, View};
 use starling_ops::philox::HostStream;
-use starling_reference::memory::{encode, positions};
+use starling_reference::memory::encode;
 use std::sync::Arc;
 
 /// How an array's elements lie in its storage. Around and between them stand guard elements: NaN
@@ -121,7 +121,7 @@ impl Array {
     ) -> Self {
         let mut array = Self::guards(dtype, shape, place);
         let size = dtype.size();
-        for (i, at) in positions(&array.layout).enumerate() {
+        for (i, at) in array.layout.positions().enumerate() {
             let bytes = encode(dtype, value(i));
             array.bytes[at * size..][..size].copy_from_slice(&bytes[..size]);
         }

@@ -13,6 +13,9 @@
 //! let summary = run(&backend, &cases(Tier::Quick), Some("softmax"), &mut |_, _| ());
 //! assert_eq!(summary.failed, 0);
 //! ```
+//!
+//! The engine's `Device::as_backend` is a backend too, on which verbs that the device's own backend
+//! leaves to composition are native: [`run`] on it judges them as well.
 
 mod cases;
 mod data;

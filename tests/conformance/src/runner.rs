@@ -4,7 +4,7 @@ use crate::data::{Array, Case, Problem, whole};
 use crate::tolerance::allowed;
 use starling_api::{Backend, DType, Error, Stream, Support, Verb, View};
 use starling_ops::bound::Enclosure;
-use starling_reference::memory::{decode, positions};
+use starling_reference::memory::decode;
 use starling_reference::outputs;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -229,7 +229,7 @@ fn compare(
 /// The elements of a view in the downloaded bytes of its storage.
 fn elements<'a>(view: &View, bytes: &'a [u8]) -> impl Iterator<Item = f64> + use<'a> {
     let (dtype, size) = (view.dtype, view.dtype.size());
-    positions(&view.layout).map(move |at| {
+    view.layout.positions().map(move |at| {
         let mut element = [0; 4];
         element[..size].copy_from_slice(&bytes[at * size..][..size]);
         decode(dtype, element).value()
@@ -256,7 +256,7 @@ fn touched(problem: &Problem, views: &[View], verb: &Verb, found: &[Vec<u8>]) ->
         let mut may_change = vec![false; found.len()];
         for view in outputs(verb).into_iter().filter(|v| v.same_storage(&views[i])) {
             let size = view.dtype.size();
-            for at in positions(&view.layout) {
+            for at in view.layout.positions() {
                 may_change[at * size..][..size].fill(true);
             }
         }

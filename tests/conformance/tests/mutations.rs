@@ -7,7 +7,7 @@ use starling_api::{
     View,
 };
 use starling_conformance::{Case, Tier, Verdict, cases, run};
-use starling_reference::memory::{positions, read, write};
+use starling_reference::memory::{read, write};
 use starling_reference::{ReferenceBackend, execute, outputs};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -100,7 +100,7 @@ impl Stream for BrokenStream {
 /// Clears the byte behind the highest element.
 fn overrun(view: &View) -> Result<()> {
     let size = view.dtype.size();
-    let behind = positions(&view.layout).max().map_or(0, |at| (at + 1) * size);
+    let behind = view.layout.positions().max().map_or(0, |at| (at + 1) * size);
     let start = HostStorage::of(view).expect("host memory");
     assert!(behind < view.storage.bytes());
     // SAFETY: `behind` was just checked to lie inside the storage.

@@ -18,6 +18,9 @@ const LAYERS: &[&[&str]] = &[
 ];
 /// Tools: they may use every crate and no crate may use them.
 const TOOLS: &[&str] = &["benches", "xtask"];
+/// What others write, shown: it needs the contract and the formulas alone, and no crate may use it.
+const EXAMPLES: &str = "examples/";
+const EXAMPLES_USE: &[&str] = &["backends/api", "ops"];
 
 /// Our crates' names begin with this.
 const OURS: &str = "starling-";
@@ -85,13 +88,15 @@ pub fn layers(tree: &Tree) -> Vec<String> {
     let mut complaints = Vec::new();
     for m in &all {
         let place = layer(m.folder);
-        if place.is_none() && !TOOLS.contains(&m.folder) {
+        let example = m.folder.starts_with(EXAMPLES);
+        if place.is_none() && !example && !TOOLS.contains(&m.folder) {
             complaints.push(format!("{}:1: the folder stands in no layer", m.file.path));
         }
         for &(line, name) in m.dependencies.iter().filter(|d| d.1.starts_with(OURS)) {
             let target = all.iter().find(|other| other.name == name);
             let below = target.and_then(|t| layer(t.folder));
             let allowed = match (place, below) {
+                _ if example => target.is_some_and(|t| EXAMPLES_USE.contains(&t.folder)),
                 (Some(from), Some(to)) => from < to,
                 (None, Some(_)) => true,
                 (_, None) => false,
@@ -149,6 +154,30 @@ mod tests {
         assert_eq!(layers(&tree).len(), 1);
         let new = package("starling-new", "");
         assert_eq!(layers(&Tree::planted(&[("new/Cargo.toml", &new)])).len(), 1);
+    }
+
+    #[test]
+    fn examples_use_the_contract_alone_and_no_one_uses_them() {
+        let uses = |name: &str| {
+            let line = format!("[dependencies]\n{name}.workspace = true");
+            package("starling-example", &line)
+        };
+        let check = |example: &str, cpu: &str| {
+            layers(&Tree::planted(&[
+                ("ops/Cargo.toml", &package("starling-ops", "")),
+                ("backends/api/Cargo.toml", &package("starling-api", "")),
+                ("backends/reference/Cargo.toml", &package("starling-reference", "")),
+                ("backends/cpu/Cargo.toml", cpu),
+                ("examples/one/Cargo.toml", example),
+            ]))
+        };
+        let cpu = package("starling-cpu", "");
+        assert!(check(&uses("starling-ops"), &cpu).is_empty());
+        assert!(check(&uses("starling-api"), &cpu).is_empty());
+        assert_eq!(check(&uses("starling-reference"), &cpu).len(), 1);
+        assert_eq!(check(&uses("starling-cpu"), &cpu).len(), 1);
+        let up = "[dependencies]\nstarling-example.workspace = true";
+        assert_eq!(check(&uses("starling-ops"), &package("starling-cpu", up)).len(), 1);
     }
 
     #[test]

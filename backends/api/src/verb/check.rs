@@ -98,8 +98,8 @@ impl Verb {
                 }
             }
             for r in &reads {
-                let in_place = w.layout == r.layout && w.dtype == r.dtype && self.allows_in_place();
-                if w.may_overlap(r) && !(w.same_storage(r) && in_place) {
+                let same = w.same_storage(r) && w.layout == r.layout && w.dtype == r.dtype;
+                if w.may_overlap(r) && !(same && self.allows_in_place(w, r)) {
                     let message = format!("the output {w:?} overlaps the input {r:?}");
                     return Err(Error::shape(self.name(), message));
                 }
@@ -108,18 +108,20 @@ impl Verb {
         Ok(())
     }
 
-    fn allows_in_place(&self) -> bool {
-        matches!(
-            self,
+    /// True when an output may lie where this input of the same view does.
+    fn allows_in_place(&self, output: &View, input: &View) -> bool {
+        match self {
             Verb::Map(_)
-                | Verb::Gemm(_)
-                | Verb::Softmax(_)
-                | Verb::SoftmaxBackward(_)
-                | Verb::NormBackward(_)
-                | Verb::CrossEntropyBackward(_)
-                | Verb::ScatterAdd(_)
-                | Verb::Copy(_)
-        )
+            | Verb::Softmax(_)
+            | Verb::SoftmaxBackward(_)
+            | Verb::NormBackward(_)
+            | Verb::CrossEntropyBackward(_)
+            | Verb::Copy(_) => true,
+            // What is added to, and nothing else: an element of the other operands is read for
+            // many elements of the output.
+            Verb::Gemm(_) | Verb::ScatterAdd(_) => std::ptr::eq(output, input),
+            _ => false,
+        }
     }
 }
 
@@ -307,4 +309,43 @@ fn check_index(
     shape[axis] = part.shape()[axis];
     same(op, "the picked part", part, &shape)?;
     same(op, "index", index, &shape)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::HostStorage;
+    use crate::verb::{Epilogue, ScatterAdd};
+    use std::sync::Arc;
+
+    fn square(dtype: DType) -> View {
+        View::contiguous(HostStorage::new(16).unwrap(), dtype, &[2, 2])
+    }
+
+    #[test]
+    fn a_product_may_add_to_its_output_but_not_overwrite_its_operands() {
+        let [x, y, z] = [square(DType::F32), square(DType::F32), square(DType::F32)];
+        let gemm = |a: &View, b: &View, c: &View, beta, inputs: &[&View]| {
+            let inputs = inputs.iter().map(|&v| v.clone()).collect();
+            let (program, params, outputs) = (Arc::new(Program::identity()), vec![], vec![]);
+            let epilogue = Some(Epilogue { program, params, inputs, outputs });
+            let (a, b, c) = (a.clone(), b.clone(), c.clone());
+            Verb::from(Gemm { a, b, c, alpha: 1.0, beta, epilogue }).check()
+        };
+        assert!(gemm(&x, &y, &z, 1.0, &[&x]).is_ok());
+        assert!(gemm(&x, &y, &x, 0.0, &[]).is_err());
+        assert!(gemm(&x, &y, &y, 1.0, &[]).is_err());
+        assert!(gemm(&x, &y, &z, 0.0, &[&z]).is_err());
+    }
+
+    #[test]
+    fn what_is_scattered_may_not_be_what_it_is_added_to() {
+        let scatter = |x: View, out: View| {
+            Verb::from(ScatterAdd { x, index: square(DType::I32), axis: 0, out, workspace: None })
+                .check()
+        };
+        let x = square(DType::F32);
+        assert!(scatter(x.clone(), square(DType::F32)).is_ok());
+        assert!(scatter(x.clone(), x).is_err());
+    }
 }

@@ -145,7 +145,7 @@ pub struct AttentionBackward {
 pub struct Softmax {
     /// `[rows.., n]`
     pub x: View,
-    /// Of `x`'s shape.
+    /// Of `x`'s shape; may be the same view.
     pub y: View,
     /// The logarithm is wanted.
     pub log: bool,
@@ -281,8 +281,9 @@ pub struct ScatterAdd {
     pub workspace: Option<View>,
 }
 
-/// `dst = src`, element by element, converted as Rust's `as` does (float to integer truncates and
-/// saturates, NaN becomes 0; to f16 and bf16 rounds to nearest even).
+/// `dst = src`, element by element, converted as Rust's `as` does: float to integer truncates and
+/// saturates, NaN becomes 0; integers wrap; to f16 and bf16 rounds to nearest even, and an integer
+/// may pass through f32 on its way there.
 #[derive(Clone, Debug)]
 pub struct Copy {
     /// Any layout.

@@ -1,0 +1,64 @@
+//! A device as a backend that runs every verb.
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use starling_api::{Backend, Capabilities, Download, Storage, Stream, Support, Verb, View};
+use std::sync::Arc;
+
+/// The device as a backend, and as its stream.
+pub(crate) struct Complete(pub Device);
+
+/// An error of the engine below it.
+fn below<T>(result: Result<T>) -> starling_api::Result<T> {
+    result.map_err(|error| match error {
+        Error::Backend(error) => error,
+        other => starling_api::Error::Driver(other.into()),
+    })
+}
+
+impl Backend for Complete {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        self.0.capabilities()
+    }
+
+    fn supports(&self, verb: &Verb) -> Support {
+        match self.0.backend().supports(verb) {
+            Support::Native | Support::Composed => Support::Native,
+            Support::No => Support::No,
+        }
+    }
+
+    fn workspace_bytes(&self, verb: &Verb) -> usize {
+        self.0.workspace_bytes(verb)
+    }
+
+    fn alloc(&self, bytes: usize) -> starling_api::Result<Arc<dyn Storage>> {
+        self.0.backend().alloc(bytes)
+    }
+
+    fn stream(&self) -> starling_api::Result<Box<dyn Stream>> {
+        Ok(Box::new(Self(self.0.clone())))
+    }
+}
+
+impl Stream for Complete {
+    fn submit(&self, verb: &Verb) -> starling_api::Result<()> {
+        below(self.0.run(verb.clone()))
+    }
+
+    fn upload(&self, bytes: &[u8], to: &View) -> starling_api::Result<()> {
+        below(self.0.upload(bytes, to))
+    }
+
+    fn download<'a>(&'a self, from: &'a View, bytes: &'a mut [u8]) -> Download<'a> {
+        Box::pin(async move { below(self.0.download(from, bytes).await) })
+    }
+
+    fn sync(&self) -> starling_api::Result<()> {
+        below(self.0.sync())
+    }
+}

@@ -1,0 +1,31 @@
+//! Products with an epilogue or of narrow types, by way of a plain product of f32.
+
+use super::Lowering;
+use crate::error::Result;
+use starling_api::{DType, Gemm, Map, View};
+
+/// True when there is something simpler to make the product of. f32 holds the product of two
+/// narrow floats exactly; sums of integers it does not.
+pub(super) fn is_composable(v: &Gemm) -> bool {
+    let dtypes = [&v.a, &v.b, &v.c].map(|view| view.dtype);
+    let plain = v.epilogue.is_none() && dtypes == [DType::F32; 3];
+    !plain && dtypes.iter().all(|d| d.is_float())
+}
+
+pub(super) fn gemm(l: &mut Lowering<'_>, v: &Gemm) -> Result<()> {
+    let (a, b) = (l.real(&v.a)?, l.real(&v.b)?);
+    let c = match v.c.dtype {
+        DType::F32 => v.c.clone(),
+        _ if v.beta == 0.0 => l.temporary(v.c.shape())?,
+        _ => l.real(&v.c)?,
+    };
+    l.device.run(Gemm { a, b, c: c.clone(), epilogue: None, ..*v })?;
+    let Some(e) = &v.epilogue else {
+        let stored = v.c.dtype == DType::F32;
+        return if stored { Ok(()) } else { l.copy(&c, &v.c) };
+    };
+    let inputs: Vec<View> = [&c].into_iter().chain(&e.inputs).cloned().collect();
+    let outputs: Vec<View> = [&v.c].into_iter().chain(&e.outputs).cloned().collect();
+    let (program, params) = (e.program.clone(), e.params.clone());
+    l.device.run(Map { program, params, inputs, outputs })
+}

@@ -1,0 +1,76 @@
+//! The whole table of operation cases: four verbs by themselves, all of them through the engine.
+
+use starling_api::{Backend, Error, Stream, Support};
+use starling_conformance::{Array, Tier, Verdict, cases, run};
+use starling_engine::Device;
+use starling_example_backend::MinimalBackend;
+use std::sync::Arc;
+
+fn backend() -> Arc<dyn Backend> {
+    Arc::new(MinimalBackend::new())
+}
+
+/// Runs the table and returns how many cases passed and how many were skipped.
+fn held_to(backend: &Arc<dyn Backend>, tier: Tier) -> (usize, usize) {
+    let table = cases(tier);
+    let mut wrong = Vec::new();
+    let summary = run(backend, &table, None, &mut |case, verdict| {
+        if let Verdict::Failed { message, .. } = verdict {
+            wrong.push(format!("{}: {message}", case.title()));
+        }
+    });
+    let (passed, skipped) = (summary.passed, summary.skipped);
+    println!("{tier:?}: {passed} passed, {skipped} skipped of {} cases", table.len());
+    for (reason, count) in &summary.reasons {
+        println!("skipped {count}: {reason}");
+    }
+    assert!(wrong.is_empty(), "{} failed:\n{}", wrong.len(), wrong.join("\n"));
+    assert_eq!(passed + skipped, table.len());
+    (passed, skipped)
+}
+
+fn passes_by_composition(tier: Tier) {
+    let device = Device::from_backend(backend()).unwrap();
+    let (passed, skipped) = held_to(&device.as_backend(), tier);
+    assert_eq!((passed, skipped), (cases(tier).len(), 0));
+    assert!(device.counters().launches > passed as u64, "composed verbs are several launches");
+}
+
+#[test]
+fn the_engine_composes_the_whole_quick_table() {
+    passes_by_composition(Tier::Quick);
+}
+
+#[test]
+#[ignore = "minutes: gather and scatter_add compare every index with every row"]
+fn the_engine_composes_the_whole_full_table() {
+    passes_by_composition(Tier::Full);
+}
+
+#[test]
+fn four_verbs_are_native_and_the_rest_is_left_to_the_engine() {
+    let backend = backend();
+    let stream = backend.stream().unwrap();
+    let mut native = std::collections::BTreeMap::<_, usize>::new();
+    for case in cases(Tier::Quick) {
+        let problem = case.problem();
+        let upload = |array: &Array| array.upload(backend.as_ref(), stream.as_ref()).unwrap();
+        let views: Vec<_> = problem.arrays.iter().map(upload).collect();
+        let verb = problem.over(&views);
+        match backend.supports(&verb) {
+            Support::Native => *native.entry(verb.name()).or_default() += 1,
+            Support::Composed => refuses(stream.as_ref(), &verb),
+            Support::No => panic!("{} is neither run nor composed", case.title()),
+        }
+    }
+    let names: Vec<_> = native.keys().copied().collect();
+    assert_eq!(names, ["copy", "gemm", "map", "reduce"]);
+    let (passed, _) = held_to(&backend, Tier::Quick);
+    assert_eq!(passed, native.values().sum::<usize>(), "{native:?}");
+}
+
+/// A verb that is not native must not reach the stream; when it does, that is an error.
+fn refuses(stream: &dyn Stream, verb: &starling_api::Verb) {
+    let error = stream.submit(verb).err();
+    assert!(matches!(error, Some(Error::Unsupported { op, .. }) if op == verb.name()), "{error:?}");
+}
