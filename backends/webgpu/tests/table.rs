@@ -46,3 +46,13 @@ fn passes(variant: &str, checked: bool) {
 fn plain() {
     passes("plain", false);
 }
+
+#[test]
+fn subgroup() {
+    passes("subgroup", false);
+}
+
+#[test]
+fn everything_checked() {
+    passes("subgroup+f16", true);
+}

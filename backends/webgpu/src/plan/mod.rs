@@ -2,6 +2,7 @@
 
 mod map;
 mod moves;
+mod rows;
 
 use crate::gpu::Limits;
 use crate::kernel::Kernel;
@@ -20,6 +21,8 @@ pub fn supports(verb: &Verb, limits: &Limits) -> Support {
         Verb::Map(_) | Verb::Copy(_) | Verb::Fill(_) | Verb::Gather(_) | Verb::ScatterAdd(_) => {
             Support::Native
         }
+        Verb::Softmax(_) | Verb::SoftmaxBackward(_) => Support::Native,
+        Verb::CrossEntropy(_) | Verb::CrossEntropyBackward(_) => Support::Native,
         _ => Support::No,
     }
 }
@@ -72,6 +75,10 @@ pub fn plan(verb: &Verb, scope: Scope<'_>) -> Result<Vec<Kernel>> {
         Verb::Fill(v) => moves::fill(v, &mut kernels),
         Verb::Gather(v) => moves::gather(v, scope, &mut kernels),
         Verb::ScatterAdd(v) => moves::scatter_add(v, scope, &mut kernels),
+        Verb::Softmax(v) => rows::softmax(v, scope, &mut kernels),
+        Verb::SoftmaxBackward(v) => rows::softmax_backward(v, scope, &mut kernels),
+        Verb::CrossEntropy(v) => rows::cross_entropy(v, scope, &mut kernels),
+        Verb::CrossEntropyBackward(v) => rows::cross_entropy_backward(v, scope, &mut kernels),
         other => {
             return Err(Error::Unsupported {
                 op: other.name(),
