@@ -5,13 +5,13 @@ fn rows_of(row: u32, stored: bool, lane: u32, mine: u32) {
     let e = exponentials(x, lane, mine);
     if stored && mine == 0u {
         let log_sum = ln(e.y, 0u);
-        let class = targets_bits(targets_at(row));
+        let wanted = targets_bits(targets_at(row));
         var loss = 0.0;
-        if $ignores == 0u || class != $ignored {
-            if class < $n {
-                loss = log_sum - (x_pick(x, class) - e.x);
+        if $ignores == 0u || wanted != $ignored {
+            if wanted < $n {
+                loss = log_sum - (x_pick(x, wanted) - e.x);
             } else {
-                misplaced(class, $n);
+                misplaced(wanted, $n);
             }
         }
         losses_store(losses_at(row), loss);

@@ -3,11 +3,11 @@
 fn rows_of(row: u32, stored: bool, lane: u32, mine: u32) {
     let x = x_row(row);
     let dx = dx_row(row);
-    let class = targets_bits(targets_at(row));
-    let counts = class < $n && ($ignores == 0u || class != $ignored);
-    if $ignores == 0u || class != $ignored {
-        if class >= $n {
-            misplaced(class, $n);
+    let wanted = targets_bits(targets_at(row));
+    let counts = wanted < $n && ($ignores == 0u || wanted != $ignored);
+    if $ignores == 0u || wanted != $ignored {
+        if wanted >= $n {
+            misplaced(wanted, $n);
         }
     }
     if !stored {
@@ -28,6 +28,6 @@ fn rows_of(row: u32, stored: bool, lane: u32, mine: u32) {
 //% else
         let here = j;
 //% end
-        dx_set(dx, j, scale * (p - select(T(0.0), T(1.0), here == TU(class))));
+        dx_set(dx, j, scale * (p - select(T(0.0), T(1.0), here == TU(wanted))));
     }
 }

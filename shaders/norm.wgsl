@@ -38,7 +38,8 @@ fn rows_of(row: u32, stored: bool, lane: u32, mine: u32) {
     var square = row_sum(lane, total(squares));
 //% if LAYER
     let rest = row_sum(lane, total(distances)) / count;
-    square = max(square - rest * rest * count, 0.0);
+    square -= rest * rest * count;
+    square = select(square, 0.0, square < 0.0);
     mean += rest;
 //% end
     let rstd = 1.0 / sqrt(square / count + bitcast<f32>($eps));

@@ -2,13 +2,13 @@
 
 use super::Scope;
 use crate::kernel::{Access, Kernel, Width};
-use crate::template::{Template, template};
+use crate::template::Template;
 use starling_api::{
     CrossEntropy, CrossEntropyBackward, Layout, Program, Softmax, SoftmaxBackward, View,
 };
+use starling_ops::Math;
 use starling_ops::program::Builder;
 use starling_ops::trace::{Real, Trace};
-use starling_ops::Math;
 use std::cell::RefCell;
 use std::sync::{Arc, LazyLock};
 
@@ -58,6 +58,8 @@ fn logarithm(k: &mut Kernel) {
 pub(super) struct Spread {
     /// Rows.
     pub count: usize,
+    /// Elements of a row.
+    pub n: usize,
     /// Steps along a row: elements, or fours of them.
     pub items: usize,
     /// Four elements are moved at once.
@@ -73,27 +75,38 @@ fn begins_in_fours(view: &View) -> bool {
     let Some((&n, lead)) = view.shape().split_last() else { return false };
     let Some((&step, strides)) = view.layout.strides().split_last() else { return false };
     let whole = |(&n, &s): (&usize, &isize)| n == 1 || s % 4 == 0;
-    n % 4 == 0
-        && step == 1
-        && view.layout.offset() % 4 == 0
-        && lead.iter().zip(strides).all(whole)
+    n % 4 == 0 && step == 1 && view.layout.offset() % 4 == 0 && lead.iter().zip(strides).all(whole)
 }
 
 /// Invocations of a workgroup, at least, where it is free to choose.
 const GROUP: usize = 64;
 
 impl Spread {
-    /// For `count` rows of `items` steps.
-    pub fn new(scope: Scope<'_>, count: usize, items: usize, four: bool) -> Self {
+    /// For `count` rows of `n` elements.
+    pub fn new(scope: Scope<'_>, count: usize, n: usize, four: bool) -> Self {
+        let items = if four { n.div_ceil(4) } else { n };
         let most = scope.limits.invocations.min(256);
         let (lanes, size) = if scope.limits.software {
             // A subgroup has eight lanes, and a barrier costs as much as a hundred elements.
-            if scope.variant.subgroups && items > 1 && scope.limits.lanes == 8 { (8, 8) } else if count >= 64 { (1, 8) } else { (8, 8) }
+            if scope.variant.subgroups && items > 1 && scope.limits.lanes == 8 {
+                (8, 8)
+            } else if count >= 64 {
+                (1, 8)
+            } else {
+                (8, 8)
+            }
         } else {
             let lanes = if items <= 2 { 1 } else { items.div_ceil(4).next_power_of_two() };
             (lanes.min(most), lanes.clamp(GROUP, most.max(GROUP)))
         };
-        Self { count, items, four, lanes, size }
+        let (lanes, size) = match std::env::var("SPREAD") {
+            Ok(s) => {
+                let p: Vec<usize> = s.split(',').map(|x| x.parse().unwrap()).collect();
+                (p[0], p[1])
+            }
+            _ => (lanes, size),
+        };
+        Self { count, n, items, four, lanes, size }
     }
 
     /// For views of one shape, the last axis along the rows, and vectors of a row's length.
@@ -103,11 +116,11 @@ impl Spread {
         let count = shape[..shape.len().saturating_sub(1)].iter().product();
         let mut all = views.iter().copied().chain(vectors.iter().filter_map(|v| v.as_ref()));
         let four = n > 0 && all.all(begins_in_fours);
-        Self::new(scope, count, if four { n / 4 } else { n }, four)
+        Self::new(scope, count, n, four)
     }
 
-    /// A kernel over the rows.
-    pub fn kernel(&self, scope: Scope<'_>, template: Template) -> Kernel {
+    /// A kernel over the rows, of `n` elements each.
+    pub fn kernel(&self, scope: Scope<'_>, template: Template, n: usize) -> Kernel {
         let mut k = Kernel::new(template);
         let (lanes, size) = (self.lanes, self.size);
         let subgroups = scope.variant.subgroups && lanes == size;
@@ -115,11 +128,13 @@ impl Spread {
         k.constant("WG", size as u32).constant("L", lanes as u32);
         k.constant("ROWS", (size / lanes) as u32).constant("CELLS", lanes.min(16) as u32);
         k.constant("FOUR", self.four).constant("SEVERAL", size > lanes);
-        k.constant("TREE", lanes > 1 && !subgroups).constant("WIDE", lanes > 16);
+        k.constant("MANY", lanes > 1)
+            .constant("TREE", lanes > 1 && !subgroups)
+            .constant("WIDE", lanes > 16);
         k.constant("SUB", lanes > 1 && subgroups).constant("ALONE", alone);
         k.constant("WHO", lanes > 1 && subgroups && !alone);
         k.word("rows", self.count).word("items", self.items);
-        k.word("n", self.items * if self.four { 4 } else { 1 });
+        k.word("n", n);
         k.groups(self.count.div_ceil(size / lanes));
         k
     }
@@ -165,7 +180,7 @@ pub fn softmax(v: &Softmax, scope: Scope<'_>, kernels: &mut Vec<Kernel>) {
         return;
     }
     let s = Spread::of(scope, &[&v.x, &v.y], &[]);
-    let mut k = s.kernel(scope, SOFTMAX);
+    let mut k = s.kernel(scope, SOFTMAX, s.n);
     k.constant("LOG", v.log).bits("lowest", f32::NEG_INFINITY.to_bits());
     s.operand(&mut k, "x", &v.x, Access::Read);
     s.operand(&mut k, "y", &v.y, Access::Write);
@@ -181,7 +196,7 @@ pub fn softmax_backward(v: &SoftmaxBackward, scope: Scope<'_>, kernels: &mut Vec
         return;
     }
     let s = Spread::of(scope, &[&v.y, &v.d_y, &v.d_x], &[]);
-    let mut k = s.kernel(scope, SOFTMAX_BACKWARD);
+    let mut k = s.kernel(scope, SOFTMAX_BACKWARD, s.n);
     k.constant("LOG", v.log);
     s.operand(&mut k, "y", &v.y, Access::Read);
     s.operand(&mut k, "dy", &v.d_y, Access::Read);
@@ -206,7 +221,7 @@ pub fn cross_entropy(v: &CrossEntropy, scope: Scope<'_>, kernels: &mut Vec<Kerne
     if s.count == 0 {
         return;
     }
-    let mut k = s.kernel(scope, CROSS_ENTROPY);
+    let mut k = s.kernel(scope, CROSS_ENTROPY, s.n);
     k.bits("lowest", f32::NEG_INFINITY.to_bits());
     s.operand(&mut k, "x", &v.logits, Access::Read);
     k.operand("targets", &v.targets, Access::Read);
@@ -227,7 +242,7 @@ pub fn cross_entropy_backward(
     if s.count == 0 {
         return;
     }
-    let mut k = s.kernel(scope, CROSS_ENTROPY_BACKWARD);
+    let mut k = s.kernel(scope, CROSS_ENTROPY_BACKWARD, s.n);
     s.operand(&mut k, "x", &v.logits, Access::Read);
     k.operand("targets", &v.targets, Access::Read).operand("lse", &v.lse, Access::Read);
     k.operand("dlosses", &v.d_losses, Access::Read);
