@@ -25,7 +25,7 @@ fn rows_of(row: u32, stored: bool, lane: u32, mine: u32) {
     var j = mine;
     while j < $items {
         var part = T(0.0);
-        let stop = min(j + 16u * L, $items);
+        let stop = min(j + $block, $items);
         for (; j < stop; j += L) {
             let d = x_get(x, j) - mean;
             part += d * d;
@@ -62,7 +62,7 @@ fn row_mean(x: u32, lane: u32, mine: u32) -> f32 {
     var j = mine;
     while j < $items {
         var part = T(0.0);
-        let stop = min(j + 16u * L, $items);
+        let stop = min(j + $block, $items);
         for (; j < stop; j += L) {
             part += x_get(x, j);
         }

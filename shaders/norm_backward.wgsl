@@ -24,7 +24,7 @@ fn rows_of(row: u32, stored: bool, lane: u32, mine: u32) {
     while j < $items {
         var along_part = T(0.0);
         var shift_part = T(0.0);
-        let stop = min(j + 16u * L, $items);
+        let stop = min(j + $block, $items);
         for (; j < stop; j += L) {
             let g = inner(dy, j);
             along_part += g * ((x_get(x, j) - mean) * rstd);

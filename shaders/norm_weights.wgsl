@@ -26,7 +26,7 @@ fn main(
     while row < end {
         var weight_block = T(0.0);
         var bias_block = T(0.0);
-        let stop = min(row + 16u, end);
+        let stop = min(row + $block, end);
         for (; row < stop; row++) {
             let dy = dy_get(dy_row(row), j);
 //% if WEIGHT

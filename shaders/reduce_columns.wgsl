@@ -58,7 +58,7 @@ fn main(
     var sum = T(0.0);
     while r < end {
         var part = T(0.0);
-        let stop = min(r + 16u, end);
+        let stop = min(r + $block, end);
         for (; r < stop; r++) {
             part += value(r);
         }
@@ -84,7 +84,7 @@ fn main(
     var sum = T(0.0);
     while r < end {
         var part = T(0.0);
-        let stop = min(r + 16u, end);
+        let stop = min(r + $block, end);
         for (; r < stop; r++) {
             part += value(r);
         }
@@ -97,7 +97,7 @@ fn main(
     r = start;
     while r < end {
         var part = T(0.0);
-        let stop = min(r + 16u, end);
+        let stop = min(r + $block, end);
         for (; r < stop; r++) {
             let d = value(r) - mean;
             distances += d;

@@ -109,7 +109,7 @@ fn rows_of(row: u32, stored: bool, lane: u32, mine: u32) {
     while j < end {
         // Blocks keep chains of additions short.
         var part = T(0.0);
-        let stop = min(j + 16u * L, end);
+        let stop = min(j + $block, end);
         for (; j < stop; j += L) {
             part += masked(value(j), j, 0.0);
         }
@@ -164,7 +164,7 @@ fn rows_of(row: u32, stored: bool, lane: u32, mine: u32) {
     var sum = T(0.0);
     while j < end {
         var part = T(0.0);
-        let stop = min(j + 16u * L, end);
+        let stop = min(j + $block, end);
         for (; j < stop; j += L) {
             part += weighed(j);
         }
@@ -176,7 +176,7 @@ fn rows_of(row: u32, stored: bool, lane: u32, mine: u32) {
     j = start + mine;
     while j < end {
         var part = T(0.0);
-        let stop = min(j + 16u * L, end);
+        let stop = min(j + $block, end);
         for (; j < stop; j += L) {
 //% if STATES
             let d = value(j) - mean;

@@ -8,7 +8,7 @@ fn rows_of(row: u32, stored: bool, lane: u32, mine: u32) {
     var j = mine;
     while j < $items {
         var part = T(0.0);
-        let stop = min(j + 16u * L, $items);
+        let stop = min(j + $block, $items);
         for (; j < stop; j += L) {
 //% if LOG
             part += dy_get(dy, j);

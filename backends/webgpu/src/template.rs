@@ -16,17 +16,20 @@ pub struct Template {
     pub text: &'static str,
 }
 
-/// The template `shaders/NAME.wgsl`.
+/// The template `shaders/NAME.wgsl`, or one made of several such files.
 macro_rules! template {
     ($name:literal) => {
+        template!($name: $name)
+    };
+    ($name:literal: $($part:literal),+) => {
         $crate::template::Template {
             name: $name,
-            text: include_str!(concat!(
+            text: concat!($(include_str!(concat!(
                 env!("CARGO_MANIFEST_DIR"),
                 "/../../shaders/",
-                $name,
+                $part,
                 ".wgsl"
-            )),
+            ))),+),
         }
     };
 }

@@ -42,7 +42,8 @@ pub fn map(v: &Map, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result<()> {
     let mut packed = v.clone();
     packed.inputs.truncate(v.program.input_count());
     packed.params.truncate(v.program.param_count());
-    pack(&mut packed, scope, kernels)?;
+    let operands = packed.params.iter_mut().chain(&mut packed.inputs).collect();
+    pack(&v.outputs, operands, scope, kernels)?;
     let v = &packed;
     let inputs = &v.inputs[..v.program.input_count()];
     let wide = v.outputs.iter().all(in_fours)
@@ -58,17 +59,21 @@ pub fn map(v: &Map, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result<()> {
 
 /// Copies operands into one buffer when a dispatch cannot bind them all: as many as must be, the
 /// smallest first.
-fn pack(v: &mut Map, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result<()> {
+pub(crate) fn pack(
+    outputs: &[View],
+    mut operands: Vec<&mut View>,
+    scope: Scope<'_>,
+    kernels: &mut Vec<Kernel>,
+) -> Result<()> {
     let mut storages: Vec<View> = Vec::new();
     let mut count = |view: &View| {
         if !storages.iter().any(|s| s.same_storage(view)) {
             storages.push(view.clone());
         }
     };
-    v.outputs.iter().chain(&v.inputs).chain(&v.params).for_each(&mut count);
+    outputs.iter().for_each(&mut count);
+    operands.iter().for_each(|x| count(x));
     let Some(over) = storages.len().checked_sub(scope.limits.slots + 1) else { return Ok(()) };
-    let outputs = v.outputs.clone();
-    let mut operands: Vec<&mut View> = v.params.iter_mut().chain(&mut v.inputs).collect();
     operands.retain(|x| !outputs.iter().any(|y| y.same_storage(x)));
     operands.sort_by_key(|x| x.len() * x.dtype.size());
     // One buffer more replaces those that are packed.

@@ -9,7 +9,7 @@ mod rows;
 use crate::gpu::Limits;
 use crate::kernel::Kernel;
 use crate::variant::Variant;
-use starling_api::{DType, Error, Result, Storage, Support, Verb, View};
+use starling_api::{DType, Error, Layout, Result, Storage, Support, Verb, View};
 use starling_ops::wgsl::Fma;
 use std::sync::Arc;
 
@@ -55,23 +55,26 @@ pub struct Scope<'a> {
     pub faults: &'a View,
 }
 
-/// A verb's working memory, when it wants `bytes` of it.
+/// A verb's working memory as f32, when it wants `bytes` of it.
 ///
 /// # Errors
 /// [`Error::Shape`] when it was given less.
-fn working_memory<'a>(
+fn working_memory(
     op: &'static str,
-    workspace: &'a Option<View>,
+    workspace: &Option<View>,
     bytes: usize,
-) -> Result<Option<&'a View>> {
+) -> Result<Option<View>> {
     if bytes == 0 {
         return Ok(None);
     }
-    let enough = |w: &&View| {
-        w.dtype == DType::F32 && w.layout.is_contiguous() && w.len() * DType::F32.size() >= bytes
+    let words = |w: &View| {
+        let (first, len) = (w.layout.offset() * w.dtype.size(), w.len() * w.dtype.size());
+        let fits = w.layout.is_contiguous() && first.is_multiple_of(4) && len >= bytes;
+        let layout = Layout::new(&[bytes / 4], &[1], first / 4);
+        fits.then(|| View { storage: w.storage.clone(), dtype: DType::F32, layout })
     };
-    let message = || format!("it needs a contiguous f32 workspace of {bytes} bytes");
-    workspace.as_ref().filter(enough).map(Some).ok_or_else(|| Error::shape(op, message()))
+    let message = || format!("it needs a contiguous workspace of {bytes} bytes, in whole words");
+    workspace.as_ref().and_then(words).map(Some).ok_or_else(|| Error::shape(op, message()))
 }
 
 /// The operations that note such an index, by their numbers.

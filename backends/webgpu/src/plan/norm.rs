@@ -1,13 +1,13 @@
 //! Normalisation over the last axis, and its gradients.
 
-use super::rows::{Spread, over_rows};
+use super::rows::{Spread, block};
 use super::{LANES, Scope, reduce, working_memory};
 use crate::kernel::{Access, Kernel};
 use crate::template::{Template, template};
 use starling_api::{DType, Layout, Norm, NormBackward, NormKind, ReduceKind, Result, View};
 
-const NORM: Template = over_rows!("norm");
-const NORM_BACKWARD: Template = over_rows!("norm_backward");
+const NORM: Template = template!("norm": "lanes", "norm", "row_main");
+const NORM_BACKWARD: Template = template!("norm_backward": "lanes", "norm_backward", "row_main");
 const NORM_WEIGHTS: Template = template!("norm_weights");
 
 /// A vector of a row's length as an operand of one row.
@@ -22,7 +22,7 @@ pub fn norm(v: &Norm, scope: Scope<'_>, kernels: &mut Vec<Kernel>) {
     if s.count == 0 {
         return;
     }
-    let mut k = s.kernel(scope, NORM, s.n);
+    let mut k = s.kernel(scope, NORM);
     k.constant("LAYER", v.kind == NormKind::Layer).bits("eps", v.eps.to_bits());
     k.constant("WEIGHT", v.weight.is_some()).constant("BIAS", v.bias.is_some());
     s.operand(&mut k, "x", &v.x, Access::Read);
@@ -59,7 +59,7 @@ pub fn norm_backward(v: &NormBackward, scope: Scope<'_>, kernels: &mut Vec<Kerne
         return Ok(());
     }
     let s = Spread::of(scope, &[&v.x, &v.d_y, &v.d_x], &[&v.weight]);
-    let mut k = s.kernel(scope, NORM_BACKWARD, s.n);
+    let mut k = s.kernel(scope, NORM_BACKWARD);
     k.constant("LAYER", v.kind == NormKind::Layer).constant("WEIGHT", v.weight.is_some());
     s.operand(&mut k, "x", &v.x, Access::Read);
     s.operand(&mut k, "dy", &v.d_y, Access::Read);
@@ -90,7 +90,7 @@ fn weights(v: &NormBackward, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Res
     let mut sums = [None, None];
     let mut first = 0;
     for (sum, vector) in sums.iter_mut().zip([&v.d_weight, &v.d_bias]) {
-        *sum = vector.as_ref().map(|vector| match workspace {
+        *sum = vector.as_ref().map(|vector| match &workspace {
             Some(w) => {
                 let layout = Layout::new(&[parts, n], &[n as isize, 1], w.layout.offset() + first);
                 first += parts * n;
@@ -109,7 +109,11 @@ fn weights(v: &NormBackward, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Res
     k.constant("WG", LANES as u32).constant("FOUR", s.four);
     k.constant("LAYER", v.kind == NormKind::Layer);
     k.constant("WEIGHT", weight).constant("BIAS", bias);
-    k.word("rows", v.rstd.len()).word("items", s.items).word("parts", parts).word("chunk", chunk);
+    k.word("rows", v.rstd.len())
+        .word("items", s.items)
+        .word("parts", parts)
+        .word("chunk", chunk)
+        .word("block", block(chunk));
     s.operand(&mut k, "dy", &v.d_y, Access::Read);
     if weight {
         s.operand(&mut k, "x", &v.x, Access::Read);

@@ -2,24 +2,18 @@
 //! (rows); else each takes a column, or four. Long reductions to few results take two stages, with
 //! the results of parts in working memory between them.
 
-use super::map::{parameter_arguments, parameters};
-use super::rows::{Spread, over_rows};
+use super::map::{pack, parameter_arguments, parameters};
+use super::rows::{Spread, block};
 use super::{LANES, Scope, working_memory};
 use crate::kernel::{Access, Axis, Kernel, Width, axes};
-use crate::template::Template;
+use crate::template::{Template, template};
 use starling_api::{DType, Layout, Reduce, ReduceKind, Result, View};
 use starling_ops::program::Op;
 use std::fmt::Write;
 
-const REDUCE_ROWS: Template = over_rows!("reduce_rows", "reduce");
-const REDUCE_COLUMNS: Template = Template {
-    name: "reduce_columns",
-    text: concat!(
-        include_str!("../../../../shaders/lanes.wgsl"),
-        include_str!("../../../../shaders/reduce.wgsl"),
-        include_str!("../../../../shaders/reduce_columns.wgsl"),
-    ),
-};
+const REDUCE_ROWS: Template =
+    template!("reduce_rows": "lanes", "reduce", "reduce_rows", "row_main");
+const REDUCE_COLUMNS: Template = template!("reduce_columns": "lanes", "reduce", "reduce_columns");
 
 /// Invocations that keep a device busy.
 const WANTED: usize = 32_768;
@@ -36,12 +30,12 @@ pub(super) fn split(n: usize, columns: usize) -> (usize, usize) {
     (n.div_ceil(chunk), chunk)
 }
 
-/// As [`split`], for parts of `rows` rows of `items` steps that a workgroup reduces.
-fn split_rows(items: usize, rows: usize) -> (usize, usize) {
-    const ITEMS: usize = 2048;
-    let parts = (WANTED / 64 / rows.max(1)).clamp(1, 1024).min(items / ITEMS).max(1);
-    let chunk = items.div_ceil(parts).max(1);
-    (items.div_ceil(chunk).max(1), chunk)
+/// As [`split`], for parts of `rows` rows of `n` elements that a workgroup reduces.
+fn split_rows(n: usize, rows: usize) -> (usize, usize) {
+    const ELEMENTS: usize = 8192;
+    let parts = (WANTED / 64 / rows.max(1)).clamp(1, 1024).min(n / ELEMENTS).max(1);
+    let chunk = n.div_ceil(parts).next_multiple_of(4).max(4);
+    (n.div_ceil(chunk).max(1), chunk)
 }
 
 /// How a reduction is cut. A function of shapes and layouts alone.
@@ -52,9 +46,8 @@ struct Cut {
     results: usize,
     /// Invocations work along the reduced axes.
     by_rows: bool,
-    four: bool,
     parts: usize,
-    /// Steps (rows: elements or fours) of a part.
+    /// Elements of a result that are in a part, except the last.
     chunk: usize,
 }
 
@@ -76,22 +69,23 @@ fn is_still(axes: &[Axis]) -> bool {
 
 impl Cut {
     fn of(v: &Reduce) -> Self {
-        let inputs = &v.inputs[..v.program.input_count()];
         let layout = &v.inputs[0].layout;
         let (n, results) = (keep(layout, v.axes, true).len(), keep(layout, v.axes, false).len());
+        let inputs = &v.inputs[..v.program.input_count()];
         let by_rows = results == 1 || Self::runs_along(inputs, v.axes);
-        let four = inputs.iter().all(|x| match by_rows {
-            true => rows_in_fours(x, v.axes),
-            false => columns_in_fours(x, v.axes),
-        });
-        let four = four && if by_rows { n >= 4 } else { results % 4 == 0 };
-        let (parts, chunk) = match (by_rows, four) {
-            (true, false) => split_rows(n, results),
-            (true, true) => split_rows(n.div_ceil(4), results),
-            (false, false) => split(n, results),
-            (false, true) => split(n, results / 4),
-        };
-        Self { n, results, by_rows, four, parts, chunk }
+        let (parts, chunk) =
+            if by_rows { split_rows(n, results) } else { split(n, results.div_ceil(4)) };
+        Self { n, results, by_rows, parts, chunk }
+    }
+
+    /// True when four elements can be loaded at once.
+    fn in_fours(&self, v: &Reduce) -> bool {
+        let inputs = &v.inputs[..v.program.input_count()];
+        if self.by_rows {
+            self.n >= 4 && inputs.iter().all(|x| rows_in_fours(x, v.axes))
+        } else {
+            self.results % 4 == 0 && inputs.iter().all(|x| columns_in_fours(x, v.axes))
+        }
     }
 
     /// True when neighbours in memory are reduced together: asked of the largest input.
@@ -188,23 +182,23 @@ fn distance(k: &mut Kernel, name: &str, axes: &[Axis]) {
 }
 
 /// Adds the inputs and `begin` and `value` over them.
-fn values(k: &mut Kernel, v: &Reduce, cut: &Cut) {
+fn values(k: &mut Kernel, v: &Reduce, cut: &Cut, four: bool) {
     let inputs = &v.inputs[..v.program.input_count()];
     let mut begin = String::from("fn begin(o: u32) {\n");
     let mut value = String::from("fn value(j: u32) -> T {\n");
     for (i, x) in inputs.iter().enumerate() {
         let (kept, reduced) = (keep(&x.layout, v.axes, false), keep(&x.layout, v.axes, true));
         let still = is_still(&if cut.by_rows { axes(&reduced) } else { inner(&kept) });
-        let width = if cut.four && !still { Width::Four } else { Width::One };
+        let width = if four && !still { Width::Four } else { Width::One };
         k.over(format!("x{i}"), x, Access::Read, &kept, width);
         k.glue(&format!("var<private> at{i}: u32;\n"));
         let _ = writeln!(begin, "    at{i} = x{i}_at(o);");
-        if cut.four && !still && cut.by_rows {
+        if four && !still && cut.by_rows {
             let _ = writeln!(value, "    let a{i} = x{i}_load4(at{i} / 4u + j);");
             continue;
         }
         distance(k, &format!("along{i}"), &axes(&reduced));
-        let place = if cut.four && cut.by_rows { "0u".into() } else { format!("along{i}(j)") };
+        let place = if four && cut.by_rows { "0u".into() } else { format!("along{i}(j)") };
         let _ = match width {
             Width::Four => writeln!(value, "    let a{i} = x{i}_load4((at{i} + {place}) / 4u);"),
             Width::One => writeln!(value, "    let a{i} = T(x{i}_load(at{i} + {place}));"),
@@ -218,7 +212,7 @@ fn values(k: &mut Kernel, v: &Reduce, cut: &Cut) {
         k.glue("var<private> chosen: u32;\n");
         begin.push_str("    chosen = o;\n");
     }
-    let index = |lane: usize| match (indexed, cut.four, cut.by_rows) {
+    let index = |lane: usize| match (indexed, four, cut.by_rows) {
         (false, _, _) => "0u".to_string(),
         (_, false, _) => "index_kept(chosen) + index_along(j)".to_string(),
         (_, true, true) => format!("index_kept(chosen) + index_along(4u * j + {lane}u)"),
@@ -231,7 +225,7 @@ fn values(k: &mut Kernel, v: &Reduce, cut: &Cut) {
         let loads: String = (0..inputs.len()).map(|i| format!("a{i}{part}, ")).collect();
         format!("program({loads}{arguments}{})", index(lane))
     };
-    let result = match cut.four {
+    let result = match four {
         true => (0..4).map(|l| call(&format!("[{l}]"), l)).collect::<Vec<_>>().join(", "),
         false => call("", 0),
     };
@@ -267,16 +261,17 @@ pub fn reduce(v: &Reduce, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result
     if cut.results == 0 {
         return Ok(());
     }
-    let bytes = cut.workspace_bytes(v.kind);
-    let states = match working_memory("reduce", &v.workspace, bytes)? {
-        Some(workspace) => states(workspace, &cut, v.kind),
-        None => Vec::new(),
-    };
-    let mut k = if cut.by_rows { by_rows(scope, &cut) } else { by_columns(&cut) };
+    let workspace = working_memory("reduce", &v.workspace, cut.workspace_bytes(v.kind))?;
+    let states = workspace.as_ref().map_or_else(Vec::new, |w| states(w, &cut, v.kind));
+    let mut v = v.clone();
+    v.inputs.truncate(v.program.input_count().max(1));
+    let written = if states.is_empty() { &v.output } else { &states[0] };
+    pack(&[written.clone()], v.params.iter_mut().chain(&mut v.inputs).collect(), scope, kernels)?;
+    let four = cut.in_fours(&v);
+    let mut k = if cut.by_rows { by_rows(scope, &cut, four) } else { by_columns(&cut, four) };
     kind_constants(&mut k, v.kind, cut.n);
-    k.constant("PARTS", cut.parts > 1).constant("STEP", if cut.four { 4u32 } else { 1 });
-    k.word("parts", cut.parts).word("chunk", cut.chunk);
-    values(&mut k, v, &cut);
+    k.constant("PARTS", cut.parts > 1).constant("STEP", if four { 4u32 } else { 1 });
+    values(&mut k, &v, &cut, four);
     if states.is_empty() {
         k.operand("y", &v.output, Access::Write);
         kernels.push(k);
@@ -288,26 +283,24 @@ pub fn reduce(v: &Reduce, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result
         k.over(name, state, Access::Write, &space, Width::One);
     }
     kernels.push(k);
-    let part = cut.chunk * if cut.by_rows && cut.four { 4 } else { 1 };
-    combine(v.kind, &states, (cut.n, part), &v.output, scope, kernels);
+    combine(v.kind, &states, (cut.n, cut.chunk), &v.output, scope, kernels);
     Ok(())
 }
 
-fn by_rows(scope: Scope<'_>, cut: &Cut) -> Kernel {
-    let items = if cut.four { cut.n.div_ceil(4) } else { cut.n };
-    let along = cut.chunk * if cut.four { 4 } else { 1 };
-    let mut s = Spread::new(scope, cut.results * cut.parts, along, cut.four);
-    s.items = items;
-    let mut k = s.kernel(scope, REDUCE_ROWS, cut.n);
-    k.constant("TAIL", cut.four && cut.n % 4 != 0);
+fn by_rows(scope: Scope<'_>, cut: &Cut, four: bool) -> Kernel {
+    let s = Spread::new(scope, cut.results * cut.parts, cut.n, cut.chunk.min(cut.n), four);
+    let mut k = s.kernel(scope, REDUCE_ROWS);
+    k.constant("TAIL", four && cut.n % 4 != 0);
+    k.word("parts", cut.parts).word("chunk", cut.chunk / if four { 4 } else { 1 });
     k
 }
 
-fn by_columns(cut: &Cut) -> Kernel {
+fn by_columns(cut: &Cut, four: bool) -> Kernel {
     let mut k = Kernel::new(REDUCE_COLUMNS);
-    let items = if cut.four { cut.results / 4 } else { cut.results };
-    k.constant("WG", LANES as u32).constant("FOUR", cut.four);
+    let items = if four { cut.results / 4 } else { cut.results };
+    k.constant("WG", LANES as u32).constant("FOUR", four);
     k.word("n", cut.n).word("items", items).word("columns", cut.results);
+    k.word("parts", cut.parts).word("chunk", cut.chunk).word("block", block(cut.chunk));
     k.groups((items * cut.parts).div_ceil(LANES));
     k
 }
@@ -323,8 +316,8 @@ pub(super) fn combine(
     kernels: &mut Vec<Kernel>,
 ) {
     let [results, parts] = *states[0].shape() else { return };
-    let s = Spread::new(scope, results, parts, false);
-    let mut k = s.kernel(scope, REDUCE_ROWS, parts);
+    let s = Spread::new(scope, results, parts, parts, false);
+    let mut k = s.kernel(scope, REDUCE_ROWS);
     kind_constants(&mut k, kind, all);
     k.constant("STATES", true).constant("STEP", 1u32);
     k.word("parts", 1).word("chunk", parts).word("part", part);

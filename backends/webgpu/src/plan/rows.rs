@@ -2,9 +2,9 @@
 
 use super::Scope;
 use crate::kernel::{Access, Kernel, Width};
-use crate::template::Template;
+use crate::template::{Template, template};
 use starling_api::{
-    CrossEntropy, CrossEntropyBackward, Layout, Program, Softmax, SoftmaxBackward, View,
+    CrossEntropy, CrossEntropyBackward, DType, Layout, Program, Softmax, SoftmaxBackward, View,
 };
 use starling_ops::Math;
 use starling_ops::program::Builder;
@@ -12,26 +12,13 @@ use starling_ops::trace::{Real, Trace};
 use std::cell::RefCell;
 use std::sync::{Arc, LazyLock};
 
-/// A template over rows: the shared head, the verb's own parts, the shared entry point.
-macro_rules! over_rows {
-    ($name:literal $(, $part:literal)*) => {
-        Template {
-            name: $name,
-            text: concat!(
-                include_str!("../../../../shaders/lanes.wgsl"),
-                $(include_str!(concat!("../../../../shaders/", $part, ".wgsl")),)*
-                include_str!(concat!("../../../../shaders/", $name, ".wgsl")),
-                include_str!("../../../../shaders/row_main.wgsl"),
-            ),
-        }
-    };
-}
-pub(super) use over_rows;
-
-const SOFTMAX: Template = over_rows!("softmax", "exponentials");
-const SOFTMAX_BACKWARD: Template = over_rows!("softmax_backward");
-const CROSS_ENTROPY: Template = over_rows!("cross_entropy", "exponentials");
-const CROSS_ENTROPY_BACKWARD: Template = over_rows!("cross_entropy_backward");
+const SOFTMAX: Template = template!("softmax": "lanes", "exponentials", "softmax", "row_main");
+const SOFTMAX_BACKWARD: Template =
+    template!("softmax_backward": "lanes", "softmax_backward", "row_main");
+const CROSS_ENTROPY: Template =
+    template!("cross_entropy": "lanes", "exponentials", "cross_entropy", "row_main");
+const CROSS_ENTROPY_BACKWARD: Template =
+    template!("cross_entropy_backward": "lanes", "cross_entropy_backward", "row_main");
 
 /// A program of one input.
 fn program(f: fn(Trace<'_>, Real) -> Real) -> Arc<Program> {
@@ -59,7 +46,7 @@ pub(super) struct Spread {
     /// Rows.
     pub count: usize,
     /// Elements of a row.
-    pub n: usize,
+    n: usize,
     /// Steps along a row: elements, or fours of them.
     pub items: usize,
     /// Four elements are moved at once.
@@ -68,6 +55,8 @@ pub(super) struct Spread {
     lanes: usize,
     /// Invocations of a workgroup.
     size: usize,
+    /// Steps of all its invocations after which a sum begins anew.
+    block: usize,
 }
 
 /// True when each row, without gaps, begins at a multiple of four and ends there.
@@ -78,35 +67,31 @@ fn begins_in_fours(view: &View) -> bool {
     n % 4 == 0 && step == 1 && view.layout.offset() % 4 == 0 && lead.iter().zip(strides).all(whole)
 }
 
+/// The length of blocks in which `n` numbers are added, so that no chain of additions is long.
+pub(super) fn block(n: usize) -> usize {
+    n.isqrt().next_power_of_two().max(16)
+}
+
 /// Invocations of a workgroup, at least, where it is free to choose.
 const GROUP: usize = 64;
+/// Invocations of a workgroup, at most.
+const MOST: usize = 256;
 
 impl Spread {
-    /// For `count` rows of `n` elements.
-    pub fn new(scope: Scope<'_>, count: usize, n: usize, four: bool) -> Self {
-        let items = if four { n.div_ceil(4) } else { n };
-        let most = scope.limits.invocations.min(256);
-        let (lanes, size) = if scope.limits.software {
-            // A subgroup has eight lanes, and a barrier costs as much as a hundred elements.
-            if scope.variant.subgroups && items > 1 && scope.limits.lanes == 8 {
-                (8, 8)
-            } else if count >= 64 {
-                (1, 8)
-            } else {
-                (8, 8)
-            }
+    /// For `count` rows of `n` elements, of which `reach` are taken together: all, or a part.
+    pub fn new(scope: Scope<'_>, count: usize, n: usize, reach: usize, four: bool) -> Self {
+        let in_steps = |n: usize| if four { n.div_ceil(4) } else { n };
+        let (items, steps) = (in_steps(n), in_steps(reach));
+        let (lanes, size) = if scope.software {
+            // A subgroup has eight lanes there, and barriers cost more than scattered loads.
+            (if count >= 64 || steps <= 1 { 1 } else { 8 }, 8)
         } else {
-            let lanes = if items <= 2 { 1 } else { items.div_ceil(4).next_power_of_two() };
-            (lanes.min(most), lanes.clamp(GROUP, most.max(GROUP)))
+            let most = scope.limits.invocations.min(MOST);
+            let lanes = if steps <= 2 { 1 } else { steps.div_ceil(4).next_power_of_two().max(4) };
+            (lanes.min(most), lanes.clamp(GROUP, most))
         };
-        let (lanes, size) = match std::env::var("SPREAD") {
-            Ok(s) => {
-                let p: Vec<usize> = s.split(',').map(|x| x.parse().unwrap()).collect();
-                (p[0], p[1])
-            }
-            _ => (lanes, size),
-        };
-        Self { count, n, items, four, lanes, size }
+        let block = lanes * block(steps.div_ceil(lanes));
+        Self { count, n, items, four, lanes, size, block }
     }
 
     /// For views of one shape, the last axis along the rows, and vectors of a row's length.
@@ -116,11 +101,11 @@ impl Spread {
         let count = shape[..shape.len().saturating_sub(1)].iter().product();
         let mut all = views.iter().copied().chain(vectors.iter().filter_map(|v| v.as_ref()));
         let four = n > 0 && all.all(begins_in_fours);
-        Self::new(scope, count, n, four)
+        Self::new(scope, count, n, n, four)
     }
 
-    /// A kernel over the rows, of `n` elements each.
-    pub fn kernel(&self, scope: Scope<'_>, template: Template, n: usize) -> Kernel {
+    /// A kernel over the rows.
+    pub fn kernel(&self, scope: Scope<'_>, template: Template) -> Kernel {
         let mut k = Kernel::new(template);
         let (lanes, size) = (self.lanes, self.size);
         let subgroups = scope.variant.subgroups && lanes == size;
@@ -134,7 +119,7 @@ impl Spread {
         k.constant("SUB", lanes > 1 && subgroups).constant("ALONE", alone);
         k.constant("WHO", lanes > 1 && subgroups && !alone);
         k.word("rows", self.count).word("items", self.items);
-        k.word("n", n);
+        k.word("n", self.n).word("block", self.block);
         k.groups(self.count.div_ceil(size / lanes));
         k
     }
@@ -180,8 +165,9 @@ pub fn softmax(v: &Softmax, scope: Scope<'_>, kernels: &mut Vec<Kernel>) {
         return;
     }
     let s = Spread::of(scope, &[&v.x, &v.y], &[]);
-    let mut k = s.kernel(scope, SOFTMAX, s.n);
+    let mut k = s.kernel(scope, SOFTMAX);
     k.constant("LOG", v.log).bits("lowest", f32::NEG_INFINITY.to_bits());
+    k.constant("KEEP", scope.software && !v.log && v.y.dtype == DType::F32);
     s.operand(&mut k, "x", &v.x, Access::Read);
     s.operand(&mut k, "y", &v.y, Access::Write);
     exponential(&mut k);
@@ -196,7 +182,7 @@ pub fn softmax_backward(v: &SoftmaxBackward, scope: Scope<'_>, kernels: &mut Vec
         return;
     }
     let s = Spread::of(scope, &[&v.y, &v.d_y, &v.d_x], &[]);
-    let mut k = s.kernel(scope, SOFTMAX_BACKWARD, s.n);
+    let mut k = s.kernel(scope, SOFTMAX_BACKWARD);
     k.constant("LOG", v.log);
     s.operand(&mut k, "y", &v.y, Access::Read);
     s.operand(&mut k, "dy", &v.d_y, Access::Read);
@@ -210,7 +196,7 @@ pub fn softmax_backward(v: &SoftmaxBackward, scope: Scope<'_>, kernels: &mut Vec
 /// The target that is ignored, as the targets' bits, where their type has it.
 fn ignored(k: &mut Kernel, targets: &View, ignore_index: Option<i64>) {
     let bits = ignore_index.and_then(|i| match targets.dtype {
-        starling_api::DType::U32 => u32::try_from(i).ok(),
+        DType::U32 => u32::try_from(i).ok(),
         _ => i32::try_from(i).ok().map(|i| i as u32),
     });
     k.word("ignores", usize::from(bits.is_some())).bits("ignored", bits.unwrap_or(0));
@@ -221,7 +207,7 @@ pub fn cross_entropy(v: &CrossEntropy, scope: Scope<'_>, kernels: &mut Vec<Kerne
     if s.count == 0 {
         return;
     }
-    let mut k = s.kernel(scope, CROSS_ENTROPY, s.n);
+    let mut k = s.kernel(scope, CROSS_ENTROPY);
     k.bits("lowest", f32::NEG_INFINITY.to_bits());
     s.operand(&mut k, "x", &v.logits, Access::Read);
     k.operand("targets", &v.targets, Access::Read);
@@ -242,7 +228,7 @@ pub fn cross_entropy_backward(
     if s.count == 0 {
         return;
     }
-    let mut k = s.kernel(scope, CROSS_ENTROPY_BACKWARD, s.n);
+    let mut k = s.kernel(scope, CROSS_ENTROPY_BACKWARD);
     s.operand(&mut k, "x", &v.logits, Access::Read);
     k.operand("targets", &v.targets, Access::Read).operand("lse", &v.lse, Access::Read);
     k.operand("dlosses", &v.d_losses, Access::Read);
