@@ -46,3 +46,8 @@ fn passes(variant: &str, checked: bool) {
 fn plain() {
     passes("plain", false);
 }
+
+#[test]
+fn subgroup() {
+    passes("subgroup", false);
+}

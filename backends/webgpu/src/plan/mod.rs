@@ -1,5 +1,6 @@
 //! Verbs become kernels. Nothing here touches a device.
 
+mod gemm;
 mod map;
 mod moves;
 
@@ -20,14 +21,18 @@ pub fn supports(verb: &Verb, limits: &Limits) -> Support {
         Verb::Map(_) | Verb::Copy(_) | Verb::Fill(_) | Verb::Gather(_) | Verb::ScatterAdd(_) => {
             Support::Native
         }
+        Verb::Gemm(v) => gemm::supports(v),
         _ => Support::No,
     }
 }
 
 /// Working memory that a verb wants.
 pub fn workspace_bytes(verb: &Verb, limits: &Limits) -> usize {
-    let _ = (verb, limits);
-    0
+    let _ = limits;
+    match verb {
+        Verb::Gemm(v) => gemm::workspace_bytes(v),
+        _ => 0,
+    }
 }
 
 /// What a plan may use.
@@ -68,6 +73,7 @@ pub fn plan(verb: &Verb, scope: Scope<'_>) -> Result<Vec<Kernel>> {
     let mut kernels = Vec::new();
     match verb {
         Verb::Map(v) => map::map(v, scope, &mut kernels)?,
+        Verb::Gemm(v) => gemm::gemm(v, scope, &mut kernels)?,
         Verb::Copy(v) => moves::copy(v, &mut kernels),
         Verb::Fill(v) => moves::fill(v, &mut kernels),
         Verb::Gather(v) => moves::gather(v, scope, &mut kernels),
