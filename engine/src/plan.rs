@@ -395,7 +395,7 @@ pub(crate) fn reduce(node: &Arc<Node>, kind: ReduceKind, axes: u32) -> Result<Ar
     let root = fusion.visit(node)?;
     let (program, inputs, params) = fusion.finish(&[root]);
     let output = out.view(dtype);
-    node.device.run(Reduce { kind, program, params, inputs, axes, output })?;
+    node.device.run(Reduce { kind, program, params, inputs, axes, output, workspace: None })?;
     Ok(Node::from_stored(&node.device, dtype, out))
 }
 

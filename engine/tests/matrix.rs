@@ -48,6 +48,7 @@ fn verbs(dtype: DType) -> Vec<(&'static str, Verb)> {
             inputs: vec![x()],
             axes: 2,
             output: view(F32, &[2, 1]),
+            workspace: None,
         }
         .into(),
         Gemm { a: x(), b: x(), c: y(), alpha: 1.0, beta: 0.0, epilogue: None, workspace: None }

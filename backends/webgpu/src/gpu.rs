@@ -24,6 +24,8 @@ pub struct Limits {
     pub invocations: usize,
     /// Lanes of a subgroup, at least; 1 without subgroups.
     pub lanes: usize,
+    /// The device is a driver that runs on the CPU.
+    pub software: bool,
 }
 
 /// The usages of memory for kernels, uploads and downloads.
@@ -106,6 +108,7 @@ impl Gpu {
             workgroup_bytes: l.max_compute_workgroup_storage_size as usize,
             invocations: l.max_compute_invocations_per_workgroup as usize,
             lanes: lanes as usize,
+            software: capabilities.software,
         };
         let description = wgpu::BufferDescriptor {
             label: Some("faults"),

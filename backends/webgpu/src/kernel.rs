@@ -8,7 +8,9 @@ use crate::access;
 use crate::template::{Template, expand};
 use starling_api::{DType, Layout, Program, Storage, View};
 use starling_ops::wgsl::{self, Fma};
+use std::borrow::Cow;
 use std::fmt::Write;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 /// What a kernel does with an operand.
@@ -85,7 +87,7 @@ impl Binding {
 pub struct Kernel {
     template: Template,
     constants: Vec<(&'static str, u32)>,
-    words: Vec<(&'static str, u32)>,
+    words: Vec<(Cow<'static, str>, u32)>,
     programs: Vec<(&'static str, Arc<Program>)>,
     glue: String,
     extensions: Vec<&'static str>,
@@ -144,14 +146,14 @@ impl Kernel {
     }
 
     /// A parameter: `$name` in the template, an `u32`.
-    pub fn word(&mut self, name: &'static str, value: usize) -> &mut Self {
-        self.words.push((name, value as u32));
+    pub fn word(&mut self, name: impl Into<Cow<'static, str>>, value: usize) -> &mut Self {
+        self.words.push((name.into(), value as u32));
         self
     }
 
     /// A parameter whose bits are those of an f32 or an i32.
-    pub fn bits(&mut self, name: &'static str, value: u32) -> &mut Self {
-        self.words.push((name, value));
+    pub fn bits(&mut self, name: impl Into<Cow<'static, str>>, value: u32) -> &mut Self {
+        self.words.push((name.into(), value));
         self
     }
 
@@ -161,8 +163,8 @@ impl Kernel {
         self
     }
 
-    /// Functions made for this kernel, in which `$name` is a parameter. What they are must follow from the rest of the kernel's
-    /// key: constants, operands, programs.
+    /// Functions made for this kernel, in which `$name` is a parameter. What they are must follow
+    /// from the rest of the kernel's key: constants, operands, programs.
     pub fn glue(&mut self, text: &str) -> &mut Self {
         self.glue.push_str(text);
         self
@@ -342,6 +344,9 @@ impl Kernel {
         for (name, program) in &self.programs {
             let _ = write!(key, " {name}:{:016x}", program.hash());
         }
+        let mut hasher = DefaultHasher::new();
+        self.glue.hash(&mut hasher);
+        let _ = write!(key, " {:016x}", hasher.finish());
         for o in &self.operands {
             let unit = o.axes.first().is_some_and(|a| a.1 == 1);
             let (dtype, rank, at) = (o.dtype, o.axes.len(), o.binding);

@@ -121,7 +121,15 @@ impl Lowering<'_> {
     ) -> Result<()> {
         let inputs = self.spread(inputs, shape)?;
         let (program, output) = (program(f), output.clone());
-        self.device.run(Reduce { kind, program, params: Vec::new(), inputs, axes, output })
+        self.device.run(Reduce {
+            kind,
+            program,
+            params: Vec::new(),
+            inputs,
+            axes,
+            output,
+            workspace: None,
+        })
     }
 
     /// `c = alpha * a b`

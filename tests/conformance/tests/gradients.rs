@@ -233,8 +233,16 @@ fn reductions() {
     let reduce = |kind: ReduceKind| {
         let program = Arc::new(Program::identity());
         let (inputs, output) = (vec![x.clone()], zeros(&[3, 1]));
-        eval(Reduce { kind, program, params: Vec::new(), inputs, axes: 0b10, output })
-            .swap_remove(0)
+        eval(Reduce {
+            kind,
+            program,
+            params: Vec::new(),
+            inputs,
+            workspace: None,
+            axes: 0b10,
+            output,
+        })
+        .swap_remove(0)
     };
     let mean = reduce(ReduceKind::Mean);
     let (max, min) = (reduce(ReduceKind::Max), reduce(ReduceKind::Min));

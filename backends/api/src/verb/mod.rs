@@ -62,6 +62,8 @@ pub struct Reduce {
     pub axes: u32,
     /// The iteration space's shape with reduced axes of extent 1; f32, or i32 for positions.
     pub output: View,
+    /// Working memory of [`crate::Backend::workspace_bytes`].
+    pub workspace: Option<View>,
 }
 
 /// What is applied to a product's tile while it is still in the cache.
@@ -402,6 +404,7 @@ impl Verb {
     /// a verb fills it with [`crate::Backend::workspace_bytes`].
     pub fn workspace_mut(&mut self) -> Option<&mut Option<View>> {
         match self {
+            Verb::Reduce(v) => Some(&mut v.workspace),
             Verb::Gemm(v) => Some(&mut v.workspace),
             Verb::AttentionBackward(v) => Some(&mut v.workspace),
             Verb::NormBackward(v) => Some(&mut v.workspace),
@@ -413,6 +416,7 @@ impl Verb {
     /// The working memory that the verb was given.
     pub fn workspace(&self) -> Option<&View> {
         match self {
+            Verb::Reduce(v) => v.workspace.as_ref(),
             Verb::Gemm(v) => v.workspace.as_ref(),
             Verb::AttentionBackward(v) => v.workspace.as_ref(),
             Verb::NormBackward(v) => v.workspace.as_ref(),
@@ -426,7 +430,7 @@ impl Verb {
         let mut all: Vec<&View> = Vec::new();
         match self {
             Verb::Map(v) => all.extend(&v.outputs),
-            Verb::Reduce(v) => all.push(&v.output),
+            Verb::Reduce(v) => all.extend([&v.output].into_iter().chain(&v.workspace)),
             Verb::Gemm(v) => {
                 all.push(&v.c);
                 all.extend(v.epilogue.iter().flat_map(|e| &e.outputs).chain(&v.workspace));

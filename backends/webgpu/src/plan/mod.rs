@@ -3,11 +3,14 @@
 mod gemm;
 mod map;
 mod moves;
+mod norm;
+mod reduce;
+mod rows;
 
 use crate::gpu::Limits;
 use crate::kernel::Kernel;
 use crate::variant::Variant;
-use starling_api::{Error, Result, Storage, Support, Verb, View};
+use starling_api::{DType, Error, Result, Storage, Support, Verb, View};
 use starling_ops::wgsl::Fma;
 use std::sync::Arc;
 
@@ -22,7 +25,10 @@ pub fn supports(verb: &Verb, limits: &Limits) -> Support {
             Support::Native
         }
         Verb::Gemm(v) => gemm::supports(v),
-        _ => Support::No,
+        Verb::Reduce(_) | Verb::Norm(_) | Verb::NormBackward(_) => Support::Native,
+        Verb::Softmax(_) | Verb::SoftmaxBackward(_) => Support::Native,
+        Verb::CrossEntropy(_) | Verb::CrossEntropyBackward(_) => Support::Native,
+        Verb::Attention(_) | Verb::AttentionBackward(_) => Support::Composed,
     }
 }
 
@@ -31,6 +37,8 @@ pub fn workspace_bytes(verb: &Verb, limits: &Limits) -> usize {
     let _ = limits;
     match verb {
         Verb::Gemm(v) => gemm::workspace_bytes(v),
+        Verb::Reduce(v) => reduce::workspace_bytes(v),
+        Verb::NormBackward(v) => norm::workspace_bytes(v),
         _ => 0,
     }
 }
@@ -48,6 +56,25 @@ pub struct Scope<'a> {
     pub alloc: &'a dyn Fn(usize) -> Result<Arc<dyn Storage>>,
     /// Four words in which kernels note an index outside its table.
     pub faults: &'a View,
+}
+
+/// A verb's working memory, when it wants `bytes` of it.
+///
+/// # Errors
+/// [`Error::Shape`] when it was given less.
+fn working_memory<'a>(
+    op: &'static str,
+    workspace: &'a Option<View>,
+    bytes: usize,
+) -> Result<Option<&'a View>> {
+    if bytes == 0 {
+        return Ok(None);
+    }
+    let enough = |w: &&View| {
+        w.dtype == DType::F32 && w.layout.is_contiguous() && w.len() * DType::F32.size() >= bytes
+    };
+    let message = || format!("it needs a contiguous f32 workspace of {bytes} bytes");
+    workspace.as_ref().filter(enough).map(Some).ok_or_else(|| Error::shape(op, message()))
 }
 
 /// The operations that note such an index, by their numbers.
@@ -78,6 +105,13 @@ pub fn plan(verb: &Verb, scope: Scope<'_>) -> Result<Vec<Kernel>> {
         Verb::Fill(v) => moves::fill(v, &mut kernels),
         Verb::Gather(v) => moves::gather(v, scope, &mut kernels),
         Verb::ScatterAdd(v) => moves::scatter_add(v, scope, &mut kernels),
+        Verb::Reduce(v) => reduce::reduce(v, scope, &mut kernels)?,
+        Verb::Norm(v) => norm::norm(v, scope, &mut kernels),
+        Verb::NormBackward(v) => norm::norm_backward(v, scope, &mut kernels)?,
+        Verb::Softmax(v) => rows::softmax(v, scope, &mut kernels),
+        Verb::SoftmaxBackward(v) => rows::softmax_backward(v, scope, &mut kernels),
+        Verb::CrossEntropy(v) => rows::cross_entropy(v, scope, &mut kernels),
+        Verb::CrossEntropyBackward(v) => rows::cross_entropy_backward(v, scope, &mut kernels),
         other => {
             return Err(Error::Unsupported {
                 op: other.name(),

@@ -47,7 +47,7 @@ fn verb(p: Problem, kind: ReduceKind, program: &Arc<Program>, axes: u32) -> Prob
     p.verb(move |v: &[View]| {
         let (output, inputs) = v.split_last().expect("arrays");
         let (inputs, output, program) = (inputs.to_vec(), output.clone(), program.clone());
-        Reduce { kind, program, params: Vec::new(), inputs, axes, output }.into()
+        Reduce { kind, program, params: Vec::new(), inputs, workspace: None, axes, output }.into()
     })
 }
 

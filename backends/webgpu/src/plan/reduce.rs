@@ -1,0 +1,349 @@
+//! Reductions. Where elements beside each other are reduced, invocations work along the reduced axes
+//! (rows); else each takes a column, or four. Long reductions to few results take two stages, with
+//! the results of parts in working memory between them.
+
+use super::map::{parameter_arguments, parameters};
+use super::rows::{Spread, over_rows};
+use super::{LANES, Scope, working_memory};
+use crate::kernel::{Access, Axis, Kernel, Width, axes};
+use crate::template::Template;
+use starling_api::{DType, Layout, Reduce, ReduceKind, Result, View};
+use starling_ops::program::Op;
+use std::fmt::Write;
+
+const REDUCE_ROWS: Template = over_rows!("reduce_rows", "reduce");
+const REDUCE_COLUMNS: Template = Template {
+    name: "reduce_columns",
+    text: concat!(
+        include_str!("../../../../shaders/lanes.wgsl"),
+        include_str!("../../../../shaders/reduce.wgsl"),
+        include_str!("../../../../shaders/reduce_columns.wgsl"),
+    ),
+};
+
+/// Invocations that keep a device busy.
+const WANTED: usize = 32_768;
+
+/// Parts of `n` rows that are reduced side by side when there are `columns` columns (or fours of
+/// them), and the rows of each.
+pub(super) fn split(n: usize, columns: usize) -> (usize, usize) {
+    const ROWS: usize = 32;
+    if n <= 2 * ROWS || n * columns <= WANTED / 4 {
+        return (1, n.max(1));
+    }
+    let parts = (WANTED / columns.max(1)).clamp(1, 1024).min(n / ROWS);
+    let chunk = n.div_ceil(parts);
+    (n.div_ceil(chunk), chunk)
+}
+
+/// As [`split`], for parts of `rows` rows of `items` steps that a workgroup reduces.
+fn split_rows(items: usize, rows: usize) -> (usize, usize) {
+    const ITEMS: usize = 2048;
+    let parts = (WANTED / 64 / rows.max(1)).clamp(1, 1024).min(items / ITEMS).max(1);
+    let chunk = items.div_ceil(parts).max(1);
+    (items.div_ceil(chunk).max(1), chunk)
+}
+
+/// How a reduction is cut. A function of shapes and layouts alone.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    /// Elements of a result, and results.
+    n: usize,
+    results: usize,
+    /// Invocations work along the reduced axes.
+    by_rows: bool,
+    four: bool,
+    parts: usize,
+    /// Steps (rows: elements or fours) of a part.
+    chunk: usize,
+}
+
+/// The axes of `layout` whose bits are set in `axes` (`reduced`), or the others.
+fn keep(layout: &Layout, axes: u32, reduced: bool) -> Layout {
+    let all = 0..layout.rank();
+    let chosen: Vec<usize> = all.filter(|&a| (axes >> a & 1 == 1) == reduced).collect();
+    layout.permute(&chosen)
+}
+
+/// True when every axis of more than one element steps by whole fours.
+fn in_steps_of_four(axes: &[Axis]) -> bool {
+    axes.iter().all(|&(_, s)| s % 4 == 0)
+}
+
+fn is_still(axes: &[Axis]) -> bool {
+    axes.iter().all(|&(_, s)| s == 0)
+}
+
+impl Cut {
+    fn of(v: &Reduce) -> Self {
+        let inputs = &v.inputs[..v.program.input_count()];
+        let layout = &v.inputs[0].layout;
+        let (n, results) = (keep(layout, v.axes, true).len(), keep(layout, v.axes, false).len());
+        let by_rows = results == 1 || Self::runs_along(inputs, v.axes);
+        let four = inputs.iter().all(|x| match by_rows {
+            true => rows_in_fours(x, v.axes),
+            false => columns_in_fours(x, v.axes),
+        });
+        let four = four && if by_rows { n >= 4 } else { results % 4 == 0 };
+        let (parts, chunk) = match (by_rows, four) {
+            (true, false) => split_rows(n, results),
+            (true, true) => split_rows(n.div_ceil(4), results),
+            (false, false) => split(n, results),
+            (false, true) => split(n, results / 4),
+        };
+        Self { n, results, by_rows, four, parts, chunk }
+    }
+
+    /// True when neighbours in memory are reduced together: asked of the largest input.
+    fn runs_along(inputs: &[View], axes: u32) -> bool {
+        let moving = |v: &&View| -> usize {
+            let pairs = v.shape().iter().zip(v.layout.strides());
+            pairs.filter(|p| *p.1 != 0).map(|p| *p.0).product()
+        };
+        let Some(x) = inputs.iter().max_by_key(moving) else { return true };
+        let least = |reduced: bool| {
+            let layout = keep(&x.layout, axes, reduced);
+            let pairs = layout.shape().iter().zip(layout.strides());
+            let steps = pairs.filter(|&(&n, &s)| n > 1 && s != 0).map(|(_, s)| s.unsigned_abs());
+            steps.min().unwrap_or(usize::MAX)
+        };
+        least(true) <= least(false)
+    }
+
+    /// Words that a part leaves in memory.
+    fn planes(kind: ReduceKind) -> usize {
+        match kind {
+            ReduceKind::ArgMax | ReduceKind::ArgMin | ReduceKind::Var { .. } => 2,
+            _ => 1,
+        }
+    }
+
+    fn workspace_bytes(&self, kind: ReduceKind) -> usize {
+        if self.parts > 1 { Self::planes(kind) * self.parts * self.results * 4 } else { 0 }
+    }
+}
+
+/// True when the reduced elements of a view, or four of them, follow each other from a multiple of
+/// four on, or are all the same one.
+fn rows_in_fours(x: &View, reduced: u32) -> bool {
+    let along = axes(&keep(&x.layout, reduced, true));
+    let across = axes(&keep(&x.layout, reduced, false));
+    let runs = matches!(along[..], [(_, 1)]);
+    is_still(&along) || (runs && x.layout.offset() % 4 == 0 && in_steps_of_four(&across))
+}
+
+/// True when the kept elements of a view can be taken in fours: each four follow each other from a
+/// multiple of four on, or are the same one.
+fn columns_in_fours(x: &View, reduced: u32) -> bool {
+    let along = axes(&keep(&x.layout, reduced, true));
+    match axes(&keep(&x.layout, reduced, false))[..] {
+        [(m, 0), ..] => m % 4 == 0,
+        [(m, 1), ref rest @ ..] => {
+            m % 4 == 0
+                && x.layout.offset() % 4 == 0
+                && in_steps_of_four(rest)
+                && in_steps_of_four(&along)
+        }
+        _ => false,
+    }
+}
+
+/// Working memory of [`reduce`].
+pub fn workspace_bytes(v: &Reduce) -> usize {
+    Cut::of(v).workspace_bytes(v.kind)
+}
+
+/// What the templates are told of the kind.
+fn kind_constants(k: &mut Kernel, kind: ReduceKind, all: usize) {
+    use ReduceKind::{ArgMax, ArgMin, Max, Mean, Min, Sum, Var};
+    let top = matches!(kind, Max | Min);
+    let arg = matches!(kind, ArgMax | ArgMin);
+    let least = matches!(kind, Min | ArgMin);
+    k.constant("ADD", matches!(kind, Sum | Mean)).constant("MEAN", kind == Mean);
+    k.constant("TOP", top).constant("ARG", arg).constant("LEAST", least);
+    k.constant("ORDER", top || arg).constant("VAR", matches!(kind, Var { .. }));
+    let worst = if least { f32::INFINITY } else { f32::NEG_INFINITY };
+    let correction = if let Var { correction } = kind { correction } else { 0 };
+    k.bits("worst", worst.to_bits()).bits("correction", correction).word("all", all);
+}
+
+/// Adds the function `name(r)`: how far element `r` of a space with these axes is from its first.
+fn distance(k: &mut Kernel, name: &str, axes: &[Axis]) {
+    let mut text = format!("fn {name}(r: u32) -> u32 {{\n    var rest = r;\n    var at = 0u;\n");
+    for (i, &(extent, stride)) in axes.iter().enumerate() {
+        k.word(format!("{name}_n{i}"), extent).bits(format!("{name}_s{i}"), stride as i32 as u32);
+        // Writing to a String cannot fail.
+        let _ = if i + 1 == axes.len() {
+            writeln!(text, "    at += rest * ${name}_s{i};")
+        } else {
+            writeln!(
+                text,
+                "    let q{i} = rest / ${name}_n{i};\n    \
+                 at += (rest - q{i} * ${name}_n{i}) * ${name}_s{i};\n    rest = q{i};"
+            )
+        };
+    }
+    text.push_str("    return at;\n}\n");
+    k.glue(&text);
+}
+
+/// Adds the inputs and `begin` and `value` over them.
+fn values(k: &mut Kernel, v: &Reduce, cut: &Cut) {
+    let inputs = &v.inputs[..v.program.input_count()];
+    let mut begin = String::from("fn begin(o: u32) {\n");
+    let mut value = String::from("fn value(j: u32) -> T {\n");
+    for (i, x) in inputs.iter().enumerate() {
+        let (kept, reduced) = (keep(&x.layout, v.axes, false), keep(&x.layout, v.axes, true));
+        let still = is_still(&if cut.by_rows { axes(&reduced) } else { inner(&kept) });
+        let width = if cut.four && !still { Width::Four } else { Width::One };
+        k.over(format!("x{i}"), x, Access::Read, &kept, width);
+        k.glue(&format!("var<private> at{i}: u32;\n"));
+        let _ = writeln!(begin, "    at{i} = x{i}_at(o);");
+        if cut.four && !still && cut.by_rows {
+            let _ = writeln!(value, "    let a{i} = x{i}_load4(at{i} / 4u + j);");
+            continue;
+        }
+        distance(k, &format!("along{i}"), &axes(&reduced));
+        let place = if cut.four && cut.by_rows { "0u".into() } else { format!("along{i}(j)") };
+        let _ = match width {
+            Width::Four => writeln!(value, "    let a{i} = x{i}_load4((at{i} + {place}) / 4u);"),
+            Width::One => writeln!(value, "    let a{i} = T(x{i}_load(at{i} + {place}));"),
+        };
+    }
+    let indexed = v.program.nodes().iter().any(|node| node.op == Op::Index);
+    if indexed {
+        let space = Layout::contiguous(v.inputs[0].shape());
+        distance(k, "index_kept", &axes(&keep(&space, v.axes, false)));
+        distance(k, "index_along", &axes(&keep(&space, v.axes, true)));
+        k.glue("var<private> chosen: u32;\n");
+        begin.push_str("    chosen = o;\n");
+    }
+    let index = |lane: usize| match (indexed, cut.four, cut.by_rows) {
+        (false, _, _) => "0u".to_string(),
+        (_, false, _) => "index_kept(chosen) + index_along(j)".to_string(),
+        (_, true, true) => format!("index_kept(chosen) + index_along(4u * j + {lane}u)"),
+        (_, true, false) => format!("index_kept(chosen + {lane}u) + index_along(j)"),
+    };
+    parameters(k, &v.program, &v.params);
+    k.program("program", &v.program);
+    let arguments = parameter_arguments(&v.program);
+    let call = |part: &str, lane: usize| {
+        let loads: String = (0..inputs.len()).map(|i| format!("a{i}{part}, ")).collect();
+        format!("program({loads}{arguments}{})", index(lane))
+    };
+    let result = match cut.four {
+        true => (0..4).map(|l| call(&format!("[{l}]"), l)).collect::<Vec<_>>().join(", "),
+        false => call("", 0),
+    };
+    let _ = writeln!(value, "    return T({result});");
+    begin.push_str("}\n");
+    value.push_str("}\n");
+    k.glue(&begin).glue(&value);
+}
+
+/// The innermost axis alone.
+fn inner(layout: &Layout) -> Vec<Axis> {
+    axes(layout).into_iter().take(1).collect()
+}
+
+/// What parts leave: `[results, parts]` in working memory, once or twice.
+fn states(workspace: &View, cut: &Cut, kind: ReduceKind) -> Vec<View> {
+    let (results, parts) = (cut.results, cut.parts);
+    let strides = if cut.by_rows { [parts as isize, 1] } else { [1, results as isize] };
+    let plane = |i: usize| {
+        let first = workspace.layout.offset() + i * results * parts;
+        let dtype = match kind {
+            ReduceKind::ArgMax | ReduceKind::ArgMin if i == 1 => DType::U32,
+            _ => DType::F32,
+        };
+        let layout = Layout::new(&[results, parts], &strides, first);
+        View { storage: workspace.storage.clone(), dtype, layout }
+    };
+    (0..Cut::planes(kind)).map(plane).collect()
+}
+
+pub fn reduce(v: &Reduce, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result<()> {
+    let cut = Cut::of(v);
+    if cut.results == 0 {
+        return Ok(());
+    }
+    let bytes = cut.workspace_bytes(v.kind);
+    let states = match working_memory("reduce", &v.workspace, bytes)? {
+        Some(workspace) => states(workspace, &cut, v.kind),
+        None => Vec::new(),
+    };
+    let mut k = if cut.by_rows { by_rows(scope, &cut) } else { by_columns(&cut) };
+    kind_constants(&mut k, v.kind, cut.n);
+    k.constant("PARTS", cut.parts > 1).constant("STEP", if cut.four { 4u32 } else { 1 });
+    k.word("parts", cut.parts).word("chunk", cut.chunk);
+    values(&mut k, v, &cut);
+    if states.is_empty() {
+        k.operand("y", &v.output, Access::Write);
+        kernels.push(k);
+        return Ok(());
+    }
+    for (name, state) in ["a", "b"].into_iter().zip(&states) {
+        let first = Layout::new(&[], &[], state.layout.offset());
+        let space = if cut.by_rows { state.layout } else { first };
+        k.over(name, state, Access::Write, &space, Width::One);
+    }
+    kernels.push(k);
+    let part = cut.chunk * if cut.by_rows && cut.four { 4 } else { 1 };
+    combine(v.kind, &states, (cut.n, part), &v.output, scope, kernels);
+    Ok(())
+}
+
+fn by_rows(scope: Scope<'_>, cut: &Cut) -> Kernel {
+    let items = if cut.four { cut.n.div_ceil(4) } else { cut.n };
+    let along = cut.chunk * if cut.four { 4 } else { 1 };
+    let mut s = Spread::new(scope, cut.results * cut.parts, along, cut.four);
+    s.items = items;
+    let mut k = s.kernel(scope, REDUCE_ROWS, cut.n);
+    k.constant("TAIL", cut.four && cut.n % 4 != 0);
+    k
+}
+
+fn by_columns(cut: &Cut) -> Kernel {
+    let mut k = Kernel::new(REDUCE_COLUMNS);
+    let items = if cut.four { cut.results / 4 } else { cut.results };
+    k.constant("WG", LANES as u32).constant("FOUR", cut.four);
+    k.word("n", cut.n).word("items", items).word("columns", cut.results);
+    k.groups((items * cut.parts).div_ceil(LANES));
+    k
+}
+
+/// The second stage: `output` from the `states` (`[results, parts]`) of parts of `part` elements of
+/// `all`.
+pub(super) fn combine(
+    kind: ReduceKind,
+    states: &[View],
+    (all, part): (usize, usize),
+    output: &View,
+    scope: Scope<'_>,
+    kernels: &mut Vec<Kernel>,
+) {
+    let [results, parts] = *states[0].shape() else { return };
+    let s = Spread::new(scope, results, parts, false);
+    let mut k = s.kernel(scope, REDUCE_ROWS, parts);
+    kind_constants(&mut k, kind, all);
+    k.constant("STATES", true).constant("STEP", 1u32);
+    k.word("parts", 1).word("chunk", parts).word("part", part);
+    let mut begin = String::from("var<private> row: u32;\nfn begin(o: u32) {\n    row = o;\n}\n");
+    for (name, state) in ["a", "b"].into_iter().zip(states) {
+        k.over(name, state, Access::Read, &keep(&state.layout, 0b10, false), Width::One);
+        k.bits(format!("{name}_step"), state.layout.strides()[1] as i32 as u32);
+    }
+    begin.push_str("fn value(j: u32) -> T {\n    return a_load(a_at(row) + j * $a_step);\n}\n");
+    begin.push_str(match kind {
+        ReduceKind::ArgMax | ReduceKind::ArgMin => {
+            "fn place(j: u32) -> TU {\n    return b_bits(b_at(row) + j * $b_step);\n}\n"
+        }
+        ReduceKind::Var { .. } => {
+            "fn spread(j: u32) -> T {\n    return b_load(b_at(row) + j * $b_step);\n}\n\
+             fn weight(j: u32) -> T {\n    return f32(min($part, $all - j * $part));\n}\n"
+        }
+        _ => "",
+    });
+    k.glue(&begin).operand("y", output, Access::Write);
+    kernels.push(k);
+}

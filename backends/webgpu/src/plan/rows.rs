@@ -1,0 +1,254 @@
+//! Work along the last axis: softmax, cross-entropy, and what normalisation shares with them.
+
+use super::Scope;
+use crate::kernel::{Access, Kernel, Width};
+use crate::template::Template;
+use starling_api::{
+    CrossEntropy, CrossEntropyBackward, Layout, Program, Softmax, SoftmaxBackward, View,
+};
+use starling_ops::Math;
+use starling_ops::program::Builder;
+use starling_ops::trace::{Real, Trace};
+use std::cell::RefCell;
+use std::sync::{Arc, LazyLock};
+
+/// A template over rows: the shared head, the verb's own parts, the shared entry point.
+macro_rules! over_rows {
+    ($name:literal $(, $part:literal)*) => {
+        Template {
+            name: $name,
+            text: concat!(
+                include_str!("../../../../shaders/lanes.wgsl"),
+                $(include_str!(concat!("../../../../shaders/", $part, ".wgsl")),)*
+                include_str!(concat!("../../../../shaders/", $name, ".wgsl")),
+                include_str!("../../../../shaders/row_main.wgsl"),
+            ),
+        }
+    };
+}
+pub(super) use over_rows;
+
+const SOFTMAX: Template = over_rows!("softmax", "exponentials");
+const SOFTMAX_BACKWARD: Template = over_rows!("softmax_backward");
+const CROSS_ENTROPY: Template = over_rows!("cross_entropy", "exponentials");
+const CROSS_ENTROPY_BACKWARD: Template = over_rows!("cross_entropy_backward");
+
+/// A program of one input.
+fn program(f: fn(Trace<'_>, Real) -> Real) -> Arc<Program> {
+    let builder = RefCell::new(Builder::new());
+    let trace = Trace(&builder);
+    let out = f(trace, trace.input(0)).0;
+    Arc::new(builder.into_inner().finish(&[out]))
+}
+
+static EXP: LazyLock<Arc<Program>> = LazyLock::new(|| program(|t, x| t.exp(x)));
+static LOG: LazyLock<Arc<Program>> = LazyLock::new(|| program(|t, x| t.log(x)));
+
+/// Gives the template `exps`.
+pub(super) fn exponential(k: &mut Kernel) {
+    k.constant("EXPS", true).program("ex", &EXP);
+}
+
+fn logarithm(k: &mut Kernel) {
+    k.program("ln", &LOG);
+}
+
+/// How rows are spread over invocations.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spread {
+    /// Rows.
+    pub count: usize,
+    /// Elements of a row.
+    pub n: usize,
+    /// Steps along a row: elements, or fours of them.
+    pub items: usize,
+    /// Four elements are moved at once.
+    pub four: bool,
+    /// Invocations of a row.
+    lanes: usize,
+    /// Invocations of a workgroup.
+    size: usize,
+}
+
+/// True when each row, without gaps, begins at a multiple of four and ends there.
+fn begins_in_fours(view: &View) -> bool {
+    let Some((&n, lead)) = view.shape().split_last() else { return false };
+    let Some((&step, strides)) = view.layout.strides().split_last() else { return false };
+    let whole = |(&n, &s): (&usize, &isize)| n == 1 || s % 4 == 0;
+    n % 4 == 0 && step == 1 && view.layout.offset() % 4 == 0 && lead.iter().zip(strides).all(whole)
+}
+
+/// Invocations of a workgroup, at least, where it is free to choose.
+const GROUP: usize = 64;
+
+impl Spread {
+    /// For `count` rows of `n` elements.
+    pub fn new(scope: Scope<'_>, count: usize, n: usize, four: bool) -> Self {
+        let items = if four { n.div_ceil(4) } else { n };
+        let most = scope.limits.invocations.min(256);
+        let (lanes, size) = if scope.limits.software {
+            // A subgroup has eight lanes, and a barrier costs as much as a hundred elements.
+            if scope.variant.subgroups && items > 1 && scope.limits.lanes == 8 {
+                (8, 8)
+            } else if count >= 64 {
+                (1, 8)
+            } else {
+                (8, 8)
+            }
+        } else {
+            let lanes = if items <= 2 { 1 } else { items.div_ceil(4).next_power_of_two() };
+            (lanes.min(most), lanes.clamp(GROUP, most.max(GROUP)))
+        };
+        let (lanes, size) = match std::env::var("SPREAD") {
+            Ok(s) => {
+                let p: Vec<usize> = s.split(',').map(|x| x.parse().unwrap()).collect();
+                (p[0], p[1])
+            }
+            _ => (lanes, size),
+        };
+        Self { count, n, items, four, lanes, size }
+    }
+
+    /// For views of one shape, the last axis along the rows, and vectors of a row's length.
+    pub fn of(scope: Scope<'_>, views: &[&View], vectors: &[&Option<View>]) -> Self {
+        let shape = views[0].shape();
+        let n = shape.last().copied().unwrap_or(1);
+        let count = shape[..shape.len().saturating_sub(1)].iter().product();
+        let mut all = views.iter().copied().chain(vectors.iter().filter_map(|v| v.as_ref()));
+        let four = n > 0 && all.all(begins_in_fours);
+        Self::new(scope, count, n, four)
+    }
+
+    /// A kernel over the rows, of `n` elements each.
+    pub fn kernel(&self, scope: Scope<'_>, template: Template, n: usize) -> Kernel {
+        let mut k = Kernel::new(template);
+        let (lanes, size) = (self.lanes, self.size);
+        let subgroups = scope.variant.subgroups && lanes == size;
+        let alone = subgroups && size <= scope.limits.lanes;
+        k.constant("WG", size as u32).constant("L", lanes as u32);
+        k.constant("ROWS", (size / lanes) as u32).constant("CELLS", lanes.min(16) as u32);
+        k.constant("FOUR", self.four).constant("SEVERAL", size > lanes);
+        k.constant("MANY", lanes > 1)
+            .constant("TREE", lanes > 1 && !subgroups)
+            .constant("WIDE", lanes > 16);
+        k.constant("SUB", lanes > 1 && subgroups).constant("ALONE", alone);
+        k.constant("WHO", lanes > 1 && subgroups && !alone);
+        k.word("rows", self.count).word("items", self.items);
+        k.word("n", n);
+        k.groups(self.count.div_ceil(size / lanes));
+        k
+    }
+
+    /// An operand of `[rows.., n]`: `NAME_row`, `NAME_get`, `NAME_set`, `NAME_pick`.
+    pub fn operand(&self, k: &mut Kernel, name: &str, view: &View, access: Access) {
+        let lead = view.shape().len() - 1;
+        let (shape, strides) = (view.shape(), view.layout.strides());
+        let space = Layout::new(&shape[..lead], &strides[..lead], view.layout.offset());
+        let width = if self.four { Width::Four } else { Width::One };
+        k.over(name, view, access, &space, width);
+        k.bits(format!("{name}_step"), strides[lead] as i32 as u32);
+        let mut glue = if self.four {
+            format!(
+                "fn {name}_row(r: u32) -> u32 {{\n    return {name}_at(r) / 4u;\n}}\n\
+                 fn {name}_get(row: u32, j: u32) -> T {{\n    return {name}_load4(row + j);\n}}\n\
+                 fn {name}_pick(row: u32, i: u32) -> f32 {{\n    \
+                 return {name}_load4(row + i / 4u)[i % 4u];\n}}\n"
+            )
+        } else {
+            format!(
+                "fn {name}_row(r: u32) -> u32 {{\n    return {name}_at(r);\n}}\n\
+                 fn {name}_get(row: u32, j: u32) -> T {{\n    \
+                 return {name}_load(row + j * ${name}_step);\n}}\n\
+                 fn {name}_pick(row: u32, i: u32) -> f32 {{\n    \
+                 return {name}_get(row, i);\n}}\n"
+            )
+        };
+        if access.writes() {
+            glue.push_str(&format!("fn {name}_set(row: u32, j: u32, v: T) {{\n    "));
+            glue.push_str(&if self.four {
+                format!("{name}_store4(row + j, v, 4u);\n}}\n")
+            } else {
+                format!("{name}_store(row + j * ${name}_step, v);\n}}\n")
+            });
+        }
+        k.glue(&glue);
+    }
+}
+
+pub fn softmax(v: &Softmax, scope: Scope<'_>, kernels: &mut Vec<Kernel>) {
+    if v.x.is_empty() {
+        return;
+    }
+    let s = Spread::of(scope, &[&v.x, &v.y], &[]);
+    let mut k = s.kernel(scope, SOFTMAX, s.n);
+    k.constant("LOG", v.log).bits("lowest", f32::NEG_INFINITY.to_bits());
+    s.operand(&mut k, "x", &v.x, Access::Read);
+    s.operand(&mut k, "y", &v.y, Access::Write);
+    exponential(&mut k);
+    if v.log {
+        logarithm(&mut k);
+    }
+    kernels.push(k);
+}
+
+pub fn softmax_backward(v: &SoftmaxBackward, scope: Scope<'_>, kernels: &mut Vec<Kernel>) {
+    if v.y.is_empty() {
+        return;
+    }
+    let s = Spread::of(scope, &[&v.y, &v.d_y, &v.d_x], &[]);
+    let mut k = s.kernel(scope, SOFTMAX_BACKWARD, s.n);
+    k.constant("LOG", v.log);
+    s.operand(&mut k, "y", &v.y, Access::Read);
+    s.operand(&mut k, "dy", &v.d_y, Access::Read);
+    s.operand(&mut k, "dx", &v.d_x, Access::Write);
+    if v.log {
+        exponential(&mut k);
+    }
+    kernels.push(k);
+}
+
+/// The target that is ignored, as the targets' bits, where their type has it.
+fn ignored(k: &mut Kernel, targets: &View, ignore_index: Option<i64>) {
+    let bits = ignore_index.and_then(|i| match targets.dtype {
+        starling_api::DType::U32 => u32::try_from(i).ok(),
+        _ => i32::try_from(i).ok().map(|i| i as u32),
+    });
+    k.word("ignores", usize::from(bits.is_some())).bits("ignored", bits.unwrap_or(0));
+}
+
+pub fn cross_entropy(v: &CrossEntropy, scope: Scope<'_>, kernels: &mut Vec<Kernel>) {
+    let s = Spread::of(scope, &[&v.logits], &[]);
+    if s.count == 0 {
+        return;
+    }
+    let mut k = s.kernel(scope, CROSS_ENTROPY, s.n);
+    k.bits("lowest", f32::NEG_INFINITY.to_bits());
+    s.operand(&mut k, "x", &v.logits, Access::Read);
+    k.operand("targets", &v.targets, Access::Read);
+    k.operand("losses", &v.losses, Access::Write).operand("lse", &v.lse, Access::Write);
+    ignored(&mut k, &v.targets, v.ignore_index);
+    exponential(&mut k);
+    logarithm(&mut k);
+    k.reports(scope.faults, 2);
+    kernels.push(k);
+}
+
+pub fn cross_entropy_backward(
+    v: &CrossEntropyBackward,
+    scope: Scope<'_>,
+    kernels: &mut Vec<Kernel>,
+) {
+    let s = Spread::of(scope, &[&v.logits, &v.d_logits], &[]);
+    if s.count == 0 {
+        return;
+    }
+    let mut k = s.kernel(scope, CROSS_ENTROPY_BACKWARD, s.n);
+    s.operand(&mut k, "x", &v.logits, Access::Read);
+    k.operand("targets", &v.targets, Access::Read).operand("lse", &v.lse, Access::Read);
+    k.operand("dlosses", &v.d_losses, Access::Read);
+    s.operand(&mut k, "dx", &v.d_logits, Access::Write);
+    ignored(&mut k, &v.targets, v.ignore_index);
+    exponential(&mut k);
+    k.reports(scope.faults, 3);
+    kernels.push(k);
+}
