@@ -90,6 +90,7 @@ pub struct Kernel {
     words: Vec<(Cow<'static, str>, u32)>,
     programs: Vec<(&'static str, Arc<Program>)>,
     glue: String,
+    extensions: Vec<&'static str>,
     pub(crate) operands: Vec<Operand>,
     pub(crate) bindings: Vec<Binding>,
     invocations: Invocations,
@@ -126,6 +127,7 @@ impl Kernel {
             words: Vec::new(),
             programs: Vec::new(),
             glue: String::new(),
+            extensions: Vec::new(),
             operands: Vec::new(),
             bindings: Vec::new(),
             invocations: Invocations::Groups(0),
@@ -161,9 +163,16 @@ impl Kernel {
         self
     }
 
-    /// Functions made for this kernel; `$name` is a parameter there too.
+    /// Functions made for this kernel, in which `$name` is a parameter. What they are must follow
+    /// from the rest of the kernel's key: constants, operands, programs.
     pub fn glue(&mut self, text: &str) -> &mut Self {
         self.glue.push_str(text);
+        self
+    }
+
+    /// A language extension that the shader needs.
+    pub fn enable(&mut self, extension: &'static str) -> &mut Self {
+        self.extensions.push(extension);
         self
     }
 
@@ -326,6 +335,9 @@ impl Kernel {
         let mut key = String::with_capacity(128);
         // Writing to a String cannot fail.
         let _ = write!(key, "{} {}", self.template.name, self.words.len());
+        for extension in &self.extensions {
+            let _ = write!(key, " +{extension}");
+        }
         for (name, value) in &self.constants {
             let _ = write!(key, " {name}={value}");
         }
@@ -353,6 +365,9 @@ impl Kernel {
     /// The shader's whole text for a device whose `fma` is `fma`.
     pub(crate) fn text(&self, fma: Fma) -> String {
         let mut text = String::with_capacity(8 << 10);
+        for extension in &self.extensions {
+            let _ = writeln!(text, "enable {extension};");
+        }
         let parameters = 1
             + self.words.len()
             + self.operands.iter().map(|o| 1 + 2 * o.axes.len()).sum::<usize>();

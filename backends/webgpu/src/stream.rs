@@ -85,11 +85,11 @@ impl Queue {
         batch.parameters.clear();
     }
 
-    /// Submits what waits, then reads `size` bytes of `storage` back, and the notes of misplaced
-    /// indices with them.
-    async fn read(&self, storage: &GpuStorage, start: u64, size: u64) -> Result<Vec<u8>> {
-        const NOTES: u64 = GpuStorage::STEP as u64;
+    /// Submits what waits and asks for `size` bytes of `storage` as they then are, and for the
+    /// notes of misplaced indices with them.
+    fn request(&self, storage: &GpuStorage, start: u64, size: u64) -> Result<Request> {
         let gpu = &self.gpu;
+        gpu.check()?;
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = gpu.buffer((size + NOTES) as usize, usage)?;
         {
@@ -107,36 +107,70 @@ impl Queue {
         let mapped = Mapped::default();
         let signal = mapped.clone();
         staging.map_async(wgpu::MapMode::Read, .., move |result| signal.set(result.is_ok()));
-        // A browser answers by itself; elsewhere somebody must ask the driver.
-        #[cfg(not(target_arch = "wasm32"))]
-        gpu.wait()?;
-        let ok = mapped.wait().await;
-        gpu.check()?;
-        if !ok {
-            return Err(driver("the device did not give the bytes back"));
-        }
-        let range = staging.get_mapped_range(..).map_err(driver)?;
-        let mut bytes = range.to_vec();
-        let notes: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[size as usize..]);
-        gpu.misplaced(&notes)?;
-        bytes.truncate(size as usize);
-        Ok(bytes)
+        Ok(Request { gpu: gpu.clone(), staging, mapped, size: size as usize })
     }
 
     /// Reports an index outside its table, if a kernel noted one.
-    async fn read_faults(&self) -> Result<()> {
-        match GpuStorage::of(&self.gpu.faults) {
-            Some(notes) => self.read(notes, 0, 4).await.map(|_| ()),
-            None => Ok(()),
-        }
+    fn report(&self) -> Result<()> {
+        let Some(notes) = GpuStorage::of(&self.gpu.faults) else { return Ok(()) };
+        let request = self.request(notes, 0, 4)?;
+        // A browser cannot block: there the next download reports.
+        #[cfg(not(target_arch = "wasm32"))]
+        pollster::block_on(request.answer())?;
+        #[cfg(target_arch = "wasm32")]
+        drop(request);
+        Ok(())
     }
 
-    /// The bytes of a view's storage from a multiple of 4 to another, and where its elements begin.
-    fn aligned(from: &View, bytes: usize) -> (u64, u64, usize) {
+    /// Asks for the bytes of a view; also where in the answer they begin. `None` for no bytes.
+    fn requested(&self, from: &View, bytes: usize) -> Result<Option<(Request, usize)>> {
+        self.gpu.check()?;
+        if bytes != from.len() * from.dtype.size() || !from.layout.is_contiguous() {
+            let message = format!("{from:?} does not fill {bytes} bytes");
+            return Err(Error::shape("download", message));
+        }
+        let Some(storage) = GpuStorage::of(from) else {
+            return Err(Error::shape("download", "the view lies on another device"));
+        };
+        if bytes == 0 {
+            return Ok(None);
+        }
+        // Queues copy whole words.
         let first = from.layout.offset() * from.dtype.size();
         let start = first / 4 * 4;
-        let end = (first + bytes).next_multiple_of(4);
-        (start as u64, (end - start) as u64, first - start)
+        let size = (first + bytes).next_multiple_of(4) - start;
+        let request = self.request(storage, start as u64, size as u64)?;
+        Ok(Some((request, first - start)))
+    }
+}
+
+/// Bytes of the notes of misplaced indices, which come with every download.
+const NOTES: u64 = GpuStorage::STEP as u64;
+
+/// Bytes on their way to the host.
+struct Request {
+    gpu: Arc<Gpu>,
+    staging: wgpu::Buffer,
+    mapped: Mapped,
+    size: usize,
+}
+
+impl Request {
+    async fn answer(self) -> Result<Vec<u8>> {
+        // A browser answers by itself; elsewhere somebody must ask the driver.
+        #[cfg(not(target_arch = "wasm32"))]
+        self.gpu.wait()?;
+        let ok = self.mapped.wait().await;
+        self.gpu.check()?;
+        if !ok {
+            return Err(driver("the device did not give the bytes back"));
+        }
+        let range = self.staging.get_mapped_range(..).map_err(driver)?;
+        let mut bytes = range.to_vec();
+        let notes: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[self.size..]);
+        self.gpu.misplaced(&notes)?;
+        bytes.truncate(self.size);
+        Ok(bytes)
     }
 }
 
@@ -261,29 +295,19 @@ impl Stream for WebGpuStream {
     }
 
     fn download<'a>(&'a self, from: &'a View, bytes: &'a mut [u8]) -> Download<'a> {
+        // The bytes are those of now, whenever the future is looked at.
+        let request = self.0.requested(from, bytes.len());
         Box::pin(async move {
-            self.0.gpu.check()?;
-            if bytes.len() != from.len() * from.dtype.size() || !from.layout.is_contiguous() {
-                let message = format!("{from:?} does not fill {} bytes", bytes.len());
-                return Err(Error::shape("download", message));
+            if let Some((request, skip)) = request? {
+                bytes.copy_from_slice(&request.answer().await?[skip..][..bytes.len()]);
             }
-            let Some(storage) = GpuStorage::of(from) else {
-                return Err(Error::shape("download", "the view lies on another device"));
-            };
-            if bytes.is_empty() {
-                return Ok(());
-            }
-            let (start, size, skip) = Queue::aligned(from, bytes.len());
-            let range = self.0.read(storage, start, size).await?;
-            bytes.copy_from_slice(&range[skip..skip + bytes.len()]);
             Ok(())
         })
     }
 
     fn sync(&self) -> Result<()> {
         if self.0.batch().suspect {
-            #[cfg(not(target_arch = "wasm32"))]
-            pollster::block_on(self.0.read_faults())?;
+            self.0.report()?;
         }
         self.0.flush(&mut self.0.batch());
         self.0.gpu.wait()

@@ -32,10 +32,6 @@ impl Backend for Complete {
         }
     }
 
-    fn workspace_bytes(&self, verb: &Verb) -> usize {
-        self.0.workspace_bytes(verb)
-    }
-
     fn alloc(&self, bytes: usize) -> starling_api::Result<Arc<dyn Storage>> {
         self.0.backend().alloc(bytes)
     }

@@ -19,7 +19,8 @@ pub(super) fn gemm(l: &mut Lowering<'_>, v: &Gemm) -> Result<()> {
         _ if v.beta == 0.0 => l.temporary(v.c.shape())?,
         _ => l.real(&v.c)?,
     };
-    l.device.run(Gemm { a, b, c: c.clone(), epilogue: None, ..*v })?;
+    let (alpha, beta) = (v.alpha, v.beta);
+    l.device.run(Gemm { a, b, c: c.clone(), alpha, beta, epilogue: None, workspace: None })?;
     let Some(e) = &v.epilogue else {
         let stored = v.c.dtype == DType::F32;
         return if stored { Ok(()) } else { l.copy(&c, &v.c) };

@@ -1,5 +1,6 @@
 //! Verbs become kernels. Nothing here touches a device.
 
+mod gemm;
 mod map;
 mod moves;
 mod norm;
@@ -23,10 +24,11 @@ pub fn supports(verb: &Verb, limits: &Limits) -> Support {
         Verb::Map(_) | Verb::Copy(_) | Verb::Fill(_) | Verb::Gather(_) | Verb::ScatterAdd(_) => {
             Support::Native
         }
+        Verb::Gemm(v) => gemm::supports(v),
         Verb::Reduce(_) | Verb::Norm(_) | Verb::NormBackward(_) => Support::Native,
         Verb::Softmax(_) | Verb::SoftmaxBackward(_) => Support::Native,
         Verb::CrossEntropy(_) | Verb::CrossEntropyBackward(_) => Support::Native,
-        _ => Support::No,
+        Verb::Attention(_) | Verb::AttentionBackward(_) => Support::Composed,
     }
 }
 
@@ -34,6 +36,7 @@ pub fn supports(verb: &Verb, limits: &Limits) -> Support {
 pub fn workspace_bytes(verb: &Verb, limits: &Limits) -> usize {
     let _ = limits;
     match verb {
+        Verb::Gemm(v) => gemm::workspace_bytes(v),
         Verb::Reduce(v) => reduce::workspace_bytes(v),
         Verb::NormBackward(v) => norm::workspace_bytes(v),
         _ => 0,
@@ -100,6 +103,7 @@ pub fn plan(verb: &Verb, scope: Scope<'_>) -> Result<Vec<Kernel>> {
     let mut kernels = Vec::new();
     match verb {
         Verb::Map(v) => map::map(v, scope, &mut kernels)?,
+        Verb::Gemm(v) => gemm::gemm(v, scope, &mut kernels)?,
         Verb::Copy(v) => moves::copy(v, &mut kernels),
         Verb::Fill(v) => moves::fill(v, &mut kernels),
         Verb::Gather(v) => moves::gather(v, scope, &mut kernels),

@@ -1,0 +1,163 @@
+//! What happens to the sums of a product before they are stored.
+
+use super::Sizes;
+use super::sides::{batch, in_fours};
+use crate::kernel::{Access, Kernel, Width};
+use crate::plan::map::{parameter_arguments, parameters};
+use starling_api::{DType, Gemm, View};
+use std::fmt::Write;
+
+/// The names of the strides of c, of the epilogue's inputs and of its outputs.
+const STRIDES: [[&str; 2]; 8] = [
+    ["s0_row", "s0_column"],
+    ["s1_row", "s1_column"],
+    ["s2_row", "s2_column"],
+    ["s3_row", "s3_column"],
+    ["s4_row", "s4_column"],
+    ["s5_row", "s5_column"],
+    ["s6_row", "s6_column"],
+    ["s7_row", "s7_column"],
+];
+
+/// How four neighbours in a row of the result are reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    /// Together.
+    Four,
+    /// They are one element.
+    Same,
+    /// One by one.
+    One,
+}
+
+/// An operand of the result's shape.
+struct Plane {
+    name: String,
+    class: Class,
+    strides: [&'static str; 2],
+}
+
+impl Plane {
+    /// Adds operand number `at` of those that have the result's shape.
+    fn add(
+        k: &mut Kernel,
+        (name, at): (String, usize),
+        view: &View,
+        access: Access,
+        s: &Sizes,
+    ) -> Self {
+        let rank = view.layout.rank();
+        let (outer, inner) = (view.layout.strides()[rank - 2], view.layout.strides()[rank - 1]);
+        let (row, column) = if s.swapped { (inner, outer) } else { (outer, inner) };
+        let batch = batch(view);
+        let class = if column == 1 && s.n % 4 == 0 && in_fours(&batch, row, s.m) {
+            Class::Four
+        } else if column == 0 && access == Access::Read {
+            Class::Same
+        } else {
+            Class::One
+        };
+        let width = if class == Class::Four { Width::Four } else { Width::One };
+        k.over(name.clone(), view, access, &batch, width);
+        let strides = STRIDES[at % STRIDES.len()];
+        let bits = |stride: isize| stride as i32 as u32;
+        k.bits(strides[0], bits(if class == Class::Four { row / 4 } else { row }));
+        k.bits(strides[1], bits(column));
+        Self { name, class, strides }
+    }
+
+    /// The four elements.
+    fn load(&self) -> String {
+        let (x, [row, column]) = (&self.name, self.strides);
+        match self.class {
+            Class::Four => format!("{x}_load4(({x}_at(z) >> 2u) + row * ${row} + q)"),
+            Class::Same => format!("vec4<f32>({x}_load({x}_at(z) + row * ${row}))"),
+            Class::One => {
+                let one = |i| {
+                    format!(
+                        "{x}_load({x}_at(z) + row * ${row} + min(4u * q + {i}u, $n - 1u) * ${column})"
+                    )
+                };
+                format!("vec4<f32>({}, {}, {}, {})", one(0), one(1), one(2), one(3))
+            }
+        }
+    }
+
+    /// Stores `v`, of which the part within the row counts.
+    fn store(&self, v: &str) -> String {
+        let (x, [row, column]) = (&self.name, self.strides);
+        if self.class == Class::Four {
+            return format!("    {x}_store4(({x}_at(z) >> 2u) + row * ${row} + q, {v}, 4u);\n");
+        }
+        let mut text = format!("    let {x}_row = {x}_at(z) + row * ${row};\n");
+        for i in 0..4 {
+            let store = format!("{x}_store({x}_row + (4u * q + {i}u) * ${column}, {v}[{i}]);");
+            // The first of four is always there.
+            let _ = match i {
+                0 => writeln!(text, "    {store}"),
+                _ => writeln!(text, "    if 4u * q + {i}u < $n {{\n        {store}\n    }}"),
+            };
+        }
+        text
+    }
+}
+
+/// Adds `emit(job, z, row, q, sum)`, which scales the sums of elements `4 q ..` of a row of batch
+/// item `z`, adds the old c, runs the epilogue and stores. Answers whether it is long.
+pub fn finish(k: &mut Kernel, v: &Gemm, s: &Sizes) -> bool {
+    let beta = v.beta != 0.0;
+    let access = if beta { Access::ReadWrite } else { Access::Write };
+    let c = Plane::add(k, ("c".into(), 0), &v.c, access, s);
+    k.bits("alpha", v.alpha.to_bits()).bits("beta", v.beta.to_bits());
+    let mut classes = (u32::from(beta) + 2 * u32::from(s.swapped)) * 3 + c.class as u32;
+    let mut text = String::from(
+        "fn emit(job: u32, z: u32, row: u32, q: u32, sum: vec4<f32>) {\n    \
+         var v = bitcast<f32>($alpha) * sum;\n",
+    );
+    if beta {
+        let _ = writeln!(text, "    v += bitcast<f32>($beta) * {};", c.load());
+    }
+    let Some(e) = &v.epilogue else {
+        text.push_str(&c.store("v"));
+        text.push_str("}\n");
+        k.constant("FINISH", classes).glue(&text);
+        return beta || c.class != Class::Four || v.c.dtype != DType::F32;
+    };
+    let inputs = e.program.input_count().saturating_sub(1);
+    let mut names = vec![String::from("v")];
+    names.truncate(e.program.input_count());
+    for (i, x) in e.inputs.iter().take(inputs).enumerate() {
+        let x = Plane::add(k, (format!("e{}", i + 1), i + 1), x, Access::Read, s);
+        let _ = writeln!(text, "    let x{} = {};", i + 1, x.load());
+        names.push(format!("x{}", i + 1));
+        classes = classes * 3 + x.class as u32;
+    }
+    parameters(k, &e.program, &e.params);
+    k.program("program", &e.program);
+    let index = match s.swapped {
+        false => "(z * $m + row) * $n + 4u * q + LANEu",
+        true => "(z * $n + 4u * q + LANEu) * $m + row",
+    };
+    for lane in 0..4 {
+        let values: String = names.iter().map(|x| format!("{x}[{lane}], ")).collect();
+        let index = index.replace("LANE", &lane.to_string());
+        let arguments = parameter_arguments(&e.program);
+        let _ = writeln!(text, "    let r{lane} = program({values}{arguments}{index});");
+    }
+    let count = 1 + e.outputs.len();
+    for (o, y) in std::iter::once(&v.c).chain(&e.outputs).enumerate() {
+        let part = if count == 1 { String::new() } else { format!("[{o}]") };
+        let lanes: Vec<String> = (0..4).map(|i| format!("r{i}{part}")).collect();
+        let _ = writeln!(text, "    let y{o} = vec4<f32>({});", lanes.join(", "));
+        if o == 0 {
+            text.push_str(&c.store("y0"));
+            continue;
+        }
+        let y = Plane::add(k, (format!("o{o}"), inputs + o), y, Access::Write, s);
+        text.push_str(&y.store(&format!("y{o}")));
+        classes = classes * 3 + y.class as u32;
+    }
+    text.push_str("}\n");
+    k.constant("FINISH", classes).glue(&text);
+    true
+}

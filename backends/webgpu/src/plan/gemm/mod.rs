@@ -1,0 +1,208 @@
+//! Matrix products.
+//!
+//! A product is seen as `[batches, m, k] x [batches, k, n]`, transposed as a whole where its result
+//! then lies in rows. Its operands reach the templates through functions made here: `a_four` and
+//! `b_four` read four elements along the axis in which they lie together, `emit` scales four sums,
+//! runs the epilogue and stores.
+
+mod finish;
+mod sides;
+
+use super::{LANES, Scope};
+use crate::gpu::Limits;
+use crate::kernel::{Access, Kernel};
+use crate::template::{Template, template};
+use finish::finish;
+use sides::{Lies, Side};
+use starling_api::{DType, Error, Gemm, Layout, Result, Support, View};
+
+const GEMM_LANES: Template = template!("gemm_lanes");
+const GEMM_TILE: Template = template!("gemm_tile");
+const GEMM_SUM: Template = template!("gemm_sum");
+
+/// Sizes of a product as the kernels see it.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    batches: usize,
+    m: usize,
+    n: usize,
+    k: usize,
+    /// The whole product is transposed: `c^T = b^T a^T`.
+    swapped: bool,
+    /// Parts along k that are summed up apart.
+    slices: usize,
+    /// Fours of k in a slice.
+    per_slice: usize,
+}
+
+impl Sizes {
+    fn of(v: &Gemm) -> Self {
+        let rank = v.c.layout.rank();
+        let (shape, strides) = (v.c.shape(), v.c.layout.strides());
+        let (m, n, k) = (shape[rank - 2], shape[rank - 1], v.a.shape()[rank - 1]);
+        let batches = shape[..rank - 2].iter().product();
+        let in_columns = strides[rank - 1] != 1 && strides[rank - 2] == 1;
+        let swapped = if n == 1 { m > 1 } else { m > 1 && in_columns };
+        let (m, n) = if swapped { (n, m) } else { (m, n) };
+        let fours = k.div_ceil(4);
+        // Whole steps of 16 along k.
+        let per_slice = fours.div_ceil(slices(batches, m, n, k)).next_multiple_of(4);
+        let slices = fours.div_ceil(per_slice.max(1)).max(1);
+        Self { batches, m, n, k, swapped, slices, per_slice }
+    }
+
+    /// Fours in a row of the result.
+    fn wide(&self) -> usize {
+        self.n.div_ceil(4)
+    }
+}
+
+/// In how many slices k is summed up: more than one where k is deep and the result has too few
+/// tiles to keep a GPU busy. A function of the sizes alone, because it decides the rounding.
+fn slices(batches: usize, m: usize, n: usize, k: usize) -> usize {
+    const TILES: usize = 64;
+    const DEPTH: usize = 256;
+    let tiles = (batches * m.div_ceil(64) * n.div_ceil(64)).max(1);
+    (TILES / tiles).min(k / DEPTH).max(1)
+}
+
+/// How a product is run.
+pub fn supports(v: &Gemm) -> Support {
+    let real = [&v.a, &v.b, &v.c].iter().all(|x| x.dtype.is_float());
+    if real { Support::Native } else { Support::No }
+}
+
+/// Bytes for the sums of the slices, rows padded to whole fours.
+pub fn workspace_bytes(v: &Gemm) -> usize {
+    let s = Sizes::of(v);
+    if s.slices == 1 || v.c.is_empty() {
+        return 0;
+    }
+    s.slices * s.batches * s.m * s.wide() * 16
+}
+
+/// Adds the kernels of a product.
+///
+/// # Errors
+/// [`Error::Shape`] when the working memory that it needs is missing.
+pub fn gemm(v: &Gemm, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result<()> {
+    if v.c.is_empty() {
+        return Ok(());
+    }
+    let s = Sizes::of(v);
+    let (a, b) = sides(v, &s);
+    let mut k = if s.m > 4 && !scope.software {
+        tile(v, &s, [&a, &b], scope.limits)
+    } else {
+        lanes(&s, [&a, &b], scope)
+    };
+    for (name, value) in [
+        ("m", s.m),
+        ("n", s.n),
+        ("k", s.k),
+        ("batches", s.batches),
+        ("jobs", s.batches * s.slices),
+        ("per_slice", s.per_slice),
+    ] {
+        k.word(name, value);
+    }
+    a.reads(&mut k, "a", ["a_step", "a_inner"]);
+    b.reads(&mut k, "b", ["b_step", "b_inner"]);
+    if s.slices == 1 {
+        let long = finish(&mut k, v, &s);
+        k.constant("LONG", long);
+        kernels.push(k);
+        return Ok(());
+    }
+    let parts = parts(v, &s)?;
+    k.word("wide", s.wide()).fours("part", &parts, Access::Write).constant("LONG", 0u32);
+    k.glue(
+        "fn emit(job: u32, z: u32, row: u32, q: u32, sum: vec4<f32>) {\n    \
+         part_store4((job * $m + row) * $wide + q, sum, 4u);\n}\n",
+    );
+    kernels.push(k);
+    let mut k = Kernel::new(GEMM_SUM);
+    k.constant("WG", LANES as u32);
+    for (name, value) in [("m", s.m), ("n", s.n), ("batches", s.batches), ("slices", s.slices)] {
+        k.word(name, value);
+    }
+    k.fours("part", &parts, Access::Read);
+    finish(&mut k, v, &s);
+    k.groups((s.batches * s.m * s.wide()).div_ceil(LANES));
+    kernels.push(k);
+    Ok(())
+}
+
+/// The working memory as the sums of the slices.
+fn parts(v: &Gemm, s: &Sizes) -> Result<View> {
+    let elements = s.slices * s.batches * s.m * s.wide() * 4;
+    let given = v.workspace.as_ref().filter(|w| {
+        let bytes = w.len() * w.dtype.size();
+        w.layout.is_contiguous() && w.layout.offset() == 0 && bytes >= elements * 4
+    });
+    let Some(given) = given else {
+        let message = format!(
+            "it needs a contiguous workspace of {} bytes at the start of its storage",
+            elements * 4
+        );
+        return Err(Error::shape("gemm", message));
+    };
+    let layout = Layout::contiguous(&[elements]);
+    Ok(View { storage: given.storage.clone(), dtype: DType::F32, layout })
+}
+
+/// The matrices on the left and on the right.
+fn sides(v: &Gemm, s: &Sizes) -> (Side, Side) {
+    let (left, right) = if s.swapped { (&v.b, &v.a) } else { (&v.a, &v.b) };
+    let left = Side::new(left, !s.swapped, Lies::AlongK);
+    (left, Side::new(right, s.swapped, Lies::Across))
+}
+
+/// The number of workgroups for a grid of tiles.
+fn spread(k: &mut Kernel, s: &Sizes, rows: usize, columns: usize) {
+    let (down, across) = (s.m.div_ceil(rows), s.n.div_ceil(columns));
+    k.word("down", down).word("across", across).groups(s.batches * s.slices * down * across);
+}
+
+/// Tiles of workgroup memory.
+fn tile(v: &Gemm, s: &Sizes, [a, b]: [&Side; 2], limits: &Limits) -> Kernel {
+    let _ = (v, limits);
+    let side = 8;
+    let mut k = Kernel::new(GEMM_TILE);
+    k.constant("SIDE", side as u32).constant("TILE", 8 * side as u32);
+    k.constant("AM", a.lies == Lies::Across).constant("BK", b.lies == Lies::AlongK);
+    k.constant("TWO", 2u32).constant("FOUR", 4u32).constant("EIGHT", 8u32);
+    k.constant("SIXTEEN", 16u32);
+    k.glue("alias ELEMENT = f32;\n");
+    spread(&mut k, s, 8 * side, 8 * side);
+    k
+}
+
+/// Rows in registers, nothing in workgroup memory.
+fn lanes(s: &Sizes, [a, b]: [&Side; 2], scope: Scope<'_>) -> Kernel {
+    // A software device has no cheap loads, not even of one address for all lanes.
+    let shared = scope.software && scope.variant.subgroups && scope.limits.lanes >= 8 && s.m > 1;
+    // Elements read one by one are four times as much text to compile.
+    let most = if shared && a.fours {
+        16
+    } else if a.fours {
+        8
+    } else {
+        4
+    };
+    let rows = most.min(match s.m {
+        1 => 1,
+        2..=4 => 4,
+        5..=8 => 8,
+        _ => 16,
+    });
+    let width = if scope.software { 8 } else { LANES };
+    let quads = (rows / 4).max(1);
+    let mut k = Kernel::new(GEMM_LANES);
+    k.constant("WG", width as u32).constant("R", rows as u32).constant("FOUR", 4u32);
+    k.constant("SG", shared).constant("QUADS", quads as u32);
+    k.constant("LOADS", (rows / 8).max(1) as u32).constant("KPL", (8 / quads).min(4) as u32);
+    k.constant("AM", a.lies == Lies::Across).constant("BK", b.lies == Lies::AlongK);
+    spread(&mut k, s, rows, 4 * width);
+    k
+}
