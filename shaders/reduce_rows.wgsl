@@ -66,20 +66,20 @@ fn row_best(lane: u32, best: Best) -> vec2<u32> {
 //% end
 //% if MANY
     values[lane] = one(mine.value);
-    places[lane] = dot_one(mine.at);
+    places[lane] = one_place(mine.at);
     for (var half = L / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
         if lane % L < half {
             mine = better(mine, Best(T(values[lane + half]), TU(places[lane + half])));
             values[lane] = one(mine.value);
-            places[lane] = dot_one(mine.at);
+            places[lane] = one_place(mine.at);
         }
     }
 //% end
-    return vec2<u32>(bitcast<u32>(one(mine.value)), dot_one(mine.at));
+    return vec2<u32>(bitcast<u32>(one(mine.value)), one_place(mine.at));
 }
 
-fn dot_one(v: TU) -> u32 {
+fn one_place(v: TU) -> u32 {
 //% if FOUR
     return v.x;
 //% else

@@ -25,11 +25,25 @@ pub fn supports(verb: &Verb, limits: &Limits) -> Support {
             Support::Native
         }
         Verb::Gemm(v) => gemm::supports(v),
-        Verb::Reduce(_) | Verb::Norm(_) | Verb::NormBackward(_) => Support::Native,
-        Verb::Softmax(_) | Verb::SoftmaxBackward(_) => Support::Native,
-        Verb::CrossEntropy(_) | Verb::CrossEntropyBackward(_) => Support::Native,
+        Verb::Reduce(_) => Support::Native,
+        Verb::Softmax(_) | Verb::SoftmaxBackward(_) => of_floats(verb, None),
+        Verb::Norm(_) | Verb::NormBackward(_) => of_floats(verb, None),
+        Verb::CrossEntropy(v) => of_floats(verb, Some(&v.targets)),
+        Verb::CrossEntropyBackward(v) => of_floats(verb, Some(&v.targets)),
         Verb::Attention(_) | Verb::AttentionBackward(_) => Support::Composed,
     }
+}
+
+/// Native when every operand but `targets` and working memory is of a float type.
+fn of_floats(verb: &Verb, targets: Option<&View>) -> Support {
+    let other = |v: &View| [targets, verb.workspace()].into_iter().flatten().any(|o| same(o, v));
+    let same_type = |v: &View| v.dtype.is_float() || other(v);
+    let all = verb.reads().into_iter().chain(verb.writes()).all(same_type);
+    if all { Support::Native } else { Support::No }
+}
+
+fn same(a: &View, b: &View) -> bool {
+    a.same_storage(b) && a.layout == b.layout && a.dtype == b.dtype
 }
 
 /// Working memory that a verb wants.

@@ -84,7 +84,7 @@ impl Cut {
         if self.by_rows {
             self.n >= 4 && inputs.iter().all(|x| rows_in_fours(x, v.axes))
         } else {
-            self.results % 4 == 0 && inputs.iter().all(|x| columns_in_fours(x, v.axes))
+            self.results.is_multiple_of(4) && inputs.iter().all(|x| columns_in_fours(x, v.axes))
         }
     }
 
@@ -123,7 +123,7 @@ fn rows_in_fours(x: &View, reduced: u32) -> bool {
     let along = axes(&keep(&x.layout, reduced, true));
     let across = axes(&keep(&x.layout, reduced, false));
     let runs = matches!(along[..], [(_, 1)]);
-    is_still(&along) || (runs && x.layout.offset() % 4 == 0 && in_steps_of_four(&across))
+    is_still(&along) || (runs && x.layout.offset().is_multiple_of(4) && in_steps_of_four(&across))
 }
 
 /// True when the kept elements of a view can be taken in fours: each four follow each other from a
@@ -131,10 +131,10 @@ fn rows_in_fours(x: &View, reduced: u32) -> bool {
 fn columns_in_fours(x: &View, reduced: u32) -> bool {
     let along = axes(&keep(&x.layout, reduced, true));
     match axes(&keep(&x.layout, reduced, false))[..] {
-        [(m, 0), ..] => m % 4 == 0,
+        [(m, 0), ..] => m.is_multiple_of(4),
         [(m, 1), ref rest @ ..] => {
-            m % 4 == 0
-                && x.layout.offset() % 4 == 0
+            m.is_multiple_of(4)
+                && x.layout.offset().is_multiple_of(4)
                 && in_steps_of_four(rest)
                 && in_steps_of_four(&along)
         }
@@ -266,7 +266,8 @@ pub fn reduce(v: &Reduce, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result
     let mut v = v.clone();
     v.inputs.truncate(v.program.input_count().max(1));
     let written = if states.is_empty() { &v.output } else { &states[0] };
-    pack(&[written.clone()], v.params.iter_mut().chain(&mut v.inputs).collect(), scope, kernels)?;
+    let operands = v.params.iter_mut().chain(&mut v.inputs).collect();
+    pack(std::slice::from_ref(written), operands, scope, kernels)?;
     let four = cut.in_fours(&v);
     let mut k = if cut.by_rows { by_rows(scope, &cut, four) } else { by_columns(&cut, four) };
     kind_constants(&mut k, v.kind, cut.n);
@@ -290,7 +291,7 @@ pub fn reduce(v: &Reduce, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result
 fn by_rows(scope: Scope<'_>, cut: &Cut, four: bool) -> Kernel {
     let s = Spread::new(scope, cut.results * cut.parts, cut.n, cut.chunk.min(cut.n), four);
     let mut k = s.kernel(scope, REDUCE_ROWS);
-    k.constant("TAIL", four && cut.n % 4 != 0);
+    k.constant("TAIL", four && !cut.n.is_multiple_of(4));
     k.word("parts", cut.parts).word("chunk", cut.chunk / if four { 4 } else { 1 });
     k
 }

@@ -64,7 +64,10 @@ fn begins_in_fours(view: &View) -> bool {
     let Some((&n, lead)) = view.shape().split_last() else { return false };
     let Some((&step, strides)) = view.layout.strides().split_last() else { return false };
     let whole = |(&n, &s): (&usize, &isize)| n == 1 || s % 4 == 0;
-    n % 4 == 0 && step == 1 && view.layout.offset() % 4 == 0 && lead.iter().zip(strides).all(whole)
+    n.is_multiple_of(4)
+        && step == 1
+        && view.layout.offset().is_multiple_of(4)
+        && lead.iter().zip(strides).all(whole)
 }
 
 /// The length of blocks in which `n` numbers are added, so that no chain of additions is long.
