@@ -13,8 +13,10 @@ fn passes(variant: &str, checked: bool) {
     let tier = if std::env::var("FULL").is_ok() { Tier::Full } else { Tier::Quick };
     let table = cases(tier);
     let filter = std::env::var("FILTER").ok();
-    let ops: Vec<String> = std::env::var("OPS").map_or(vec![], |o| o.split(',').map(String::from).collect());
-    let table: Vec<_> = table.into_iter().filter(|c| ops.is_empty() || ops.contains(&c.op)).collect();
+    let ops: Vec<String> =
+        std::env::var("OPS").map_or(vec![], |o| o.split(',').map(String::from).collect());
+    let table: Vec<_> =
+        table.into_iter().filter(|c| ops.is_empty() || ops.contains(&c.op)).collect();
     let mut failures = Vec::new();
     let since = Instant::now();
     let mut last = Instant::now();
