@@ -1,7 +1,7 @@
 //! The table of cases on every instruction set of this machine, and on 1, 2 and 3 threads.
 
-use starling_api::{Backend, DType, Support, Verb, View};
-use starling_conformance::{Case, Problem, Tier, Verdict, cases, run};
+use starling_api::Backend;
+use starling_conformance::{Case, Tier, Verdict, bytes_after, cases, run};
 use starling_cpu::{CpuBackend, Isa};
 use std::sync::Arc;
 
@@ -36,40 +36,13 @@ fn every_instruction_set_passes_the_full_tier() {
     passes(Tier::Full);
 }
 
-/// The bytes of every array after the case's verb has run; `None` where it cannot.
-fn bytes_after(backend: &CpuBackend, problem: &Problem) -> Option<Vec<Vec<u8>>> {
-    let stream = backend.stream().unwrap();
-    let upload = |a: &starling_conformance::Array| a.upload(backend, stream.as_ref()).unwrap();
-    let views: Vec<View> = problem.arrays.iter().map(upload).collect();
-    let mut verb = problem.over(&views);
-    if backend.supports(&verb) != Support::Native {
-        return None;
-    }
-    let bytes = backend.workspace_bytes(&verb);
-    let workspace =
-        (bytes > 0).then(|| View::contiguous(backend.alloc(bytes).unwrap(), DType::U8, &[bytes]));
-    match &mut verb {
-        Verb::AttentionBackward(v) => v.workspace = workspace,
-        Verb::NormBackward(v) => v.workspace = workspace,
-        Verb::ScatterAdd(v) => v.workspace = workspace,
-        _ => {}
-    }
-    stream.submit(&verb).unwrap();
-    let download = |(view, array): (&View, &starling_conformance::Array)| {
-        let mut bytes = vec![0; array.bytes.len()];
-        let whole = View::contiguous(view.storage.clone(), DType::U8, &[bytes.len()]);
-        pollster::block_on(stream.download(&whole, &mut bytes)).unwrap();
-        bytes
-    };
-    Some(views.iter().zip(&problem.arrays).map(download).collect())
-}
-
 fn same_on_every_number_of_threads(table: &[Case]) {
     for isa in Isa::available() {
         let backends = [1, 2, 3].map(|n| CpuBackend::new(isa, Some(n)).unwrap());
         for case in table {
             let problem = case.problem();
-            let [one, two, three] = backends.each_ref().map(|b| bytes_after(b, &problem));
+            let [one, two, three] =
+                backends.each_ref().map(|b| bytes_after(b.as_ref(), &problem).unwrap());
             assert!(one == two && one == three, "{} on {isa}", case.title());
         }
     }

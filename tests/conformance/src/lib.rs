@@ -24,4 +24,4 @@ pub mod tolerance;
 
 pub use cases::{Tier, cases};
 pub use data::{Array, Case, Place, Problem};
-pub use runner::{OpLine, Summary, Verdict, run};
+pub use runner::{OpLine, Summary, Verdict, bytes_after, run};

@@ -133,6 +133,38 @@ fn check_case(backend: &dyn Backend, case: &Case) -> Result<Verdict, Error> {
     compare(&problem, &views, &verb, &expected, stream.as_ref())
 }
 
+/// The bytes of every array of a case after its verb has run, guards included: for comparing two
+/// ways of running it bit by bit. `None` where the backend does not run it itself.
+///
+/// # Errors
+/// What the backend reports.
+pub fn bytes_after(
+    backend: &dyn Backend,
+    problem: &Problem,
+) -> Result<Option<Vec<Vec<u8>>>, Error> {
+    let stream = backend.stream()?;
+    let upload = |array: &Array| array.upload(backend, stream.as_ref());
+    let views = problem.arrays.iter().map(upload).collect::<Result<Vec<View>, Error>>()?;
+    let mut verb = problem.over(&views);
+    if backend.supports(&verb) != Support::Native {
+        return Ok(None);
+    }
+    give_workspace(backend, &mut verb)?;
+    stream.submit(&verb)?;
+    arrays(problem, &views, stream.as_ref()).map(Some)
+}
+
+/// The bytes of every array.
+fn arrays(problem: &Problem, views: &[View], stream: &dyn Stream) -> Result<Vec<Vec<u8>>, Error> {
+    let download = |(array, view): (&Array, &View)| {
+        let mut bytes = vec![0; array.bytes.len()];
+        let source = whole(view, bytes.len());
+        pollster::block_on(stream.download(&source, &mut bytes))?;
+        Ok(bytes)
+    };
+    problem.arrays.iter().zip(views).map(download).collect()
+}
+
 fn skip_reason(backend: &dyn Backend, verb: &Verb, answer: Support) -> String {
     let how = match answer {
         Support::Composed => "leaves it to the engine to compose",
@@ -190,13 +222,7 @@ fn compare(
     expected: &[Vec<Enclosure>],
     stream: &dyn Stream,
 ) -> Result<Verdict, Error> {
-    let mut found = Vec::with_capacity(views.len());
-    for (array, view) in problem.arrays.iter().zip(views) {
-        let mut bytes = vec![0; array.bytes.len()];
-        let source = whole(view, bytes.len());
-        pollster::block_on(stream.download(&source, &mut bytes))?;
-        found.push(bytes);
-    }
+    let found = arrays(problem, views, stream)?;
     let mut worst: Option<Worst> = None;
     for (output, view) in outputs(verb).into_iter().enumerate() {
         let Some(at) = views.iter().position(|v| v.same_storage(view)) else { continue };

@@ -1,0 +1,76 @@
+//! The table of cases on the first adapter, in every variant, with the shader compiler's checks and
+//! without them.
+//!
+//! `STARLING_WEBGPU=plain starling verify --device webgpu:0 --tier full` runs the full tier.
+
+use starling_api::Backend;
+use starling_conformance::{Tier, Verdict, bytes_after, cases, run};
+use starling_webgpu::{Options, WebGpuBackend};
+use std::sync::Arc;
+
+fn open(variant: &str, checked: bool) -> Arc<WebGpuBackend> {
+    let options = Options { variant: Some(variant.parse().unwrap()), checked };
+    WebGpuBackend::with(0, options).unwrap_or_else(|e| {
+        panic!("{e}\n`cargo xtask test` installs a software driver where there is no GPU")
+    })
+}
+
+fn passes(variant: &str) {
+    let table = cases(Tier::Quick);
+    let backend = open(variant, false);
+    let mut failures = Vec::new();
+    let mut special = 0;
+    let summary = run(
+        &(backend.clone() as Arc<dyn Backend>),
+        &table,
+        None,
+        &mut |case, verdict| match verdict {
+            Verdict::Failed { message, .. } => {
+                failures.push(format!("{}: {message}", case.title()));
+            }
+            Verdict::Passed { .. } if case.special => special += 1,
+            _ => {}
+        },
+    );
+    println!(
+        "{variant}: {} of {} cases passed, {special} of them with special values, {} skipped: {:?}",
+        summary.passed,
+        table.len(),
+        summary.skipped,
+        summary.reasons
+    );
+    assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
+    assert_eq!(summary.passed + summary.skipped, table.len(), "every case is accounted for");
+    let unkept = "the device does not keep infinities and NaN";
+    assert!(summary.reasons.keys().all(|r| r == unkept), "{:?}", summary.reasons);
+}
+
+/// The checks may cost time and nothing else.
+fn same_when_checked(variant: &str) {
+    let backends = [false, true].map(|checked| open(variant, checked));
+    for case in cases(Tier::Quick) {
+        let problem = case.problem();
+        let [unchecked, checked] =
+            backends.each_ref().map(|b| bytes_after(b.as_ref(), &problem).unwrap());
+        assert!(unchecked.is_some(), "{} did not run", case.title());
+        assert!(unchecked == checked, "{} in {variant} differs when checked", case.title());
+    }
+}
+
+macro_rules! variants {
+    ($($name:ident)*) => {$(
+        mod $name {
+            #[test]
+            fn passes_the_table() {
+                super::passes(stringify!($name));
+            }
+
+            #[test]
+            fn gives_the_same_bits_when_checked() {
+                super::same_when_checked(stringify!($name));
+            }
+        }
+    )*};
+}
+
+variants! { plain subgroup f16 }
