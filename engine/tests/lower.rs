@@ -142,7 +142,7 @@ fn a_missing_part_is_a_typed_error() {
     let backend = device.backend();
     let view = |dtype| View::contiguous(backend.alloc(16).unwrap(), dtype, &[2, 2]);
     let [a, b, c] = [view(DType::I8), view(DType::I8), view(DType::I32)];
-    let product = Gemm { a, b, c, alpha: 1.0, beta: 0.0, epilogue: None };
+    let product = Gemm { a, b, c, alpha: 1.0, beta: 0.0, epilogue: None, workspace: None };
     let error = device.run(product).err().map(|e| e.to_string()).unwrap();
     assert!(error.contains("minimal cannot run gemm on i8"), "{error}");
 }
@@ -183,7 +183,7 @@ fn narrow_products_are_added_to_and_have_epilogues() {
                 inputs: vec![eighths(BF16, &[5]).with(Layout::new(&[2, 3, 5], &[0, 0, 1], 0))],
                 outputs: vec![saved.clone()],
             });
-            let gemm = Gemm { a, b, c: c.clone(), alpha: 0.5, beta, epilogue };
+            let gemm = Gemm { a, b, c: c.clone(), alpha: 0.5, beta, epilogue, workspace: None };
             if composed {
                 device.run(gemm).unwrap();
             } else {

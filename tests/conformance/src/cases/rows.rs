@@ -353,14 +353,31 @@ fn constant(all: &mut Vec<Case>) {
     }
 }
 
-/// Narrow types: every result is one more rounding away.
+/// Narrow types: every result is one more rounding away. Rows of 20 can be moved in fours.
 fn narrow(all: &mut Vec<Case>) {
     for dtype in [DType::F16, DType::BF16] {
-        all.push(Case::new("softmax", format!("{dtype} [3, 17]"), move |title| {
-            let mut p = Problem::new(title);
-            Data::Ordinary.draw(&mut p, dtype, &[3, 17], Place::Contiguous);
-            p.output(dtype, &[3, 17], Place::Contiguous);
-            p.verb(|v: &[View]| Softmax { x: v[0].clone(), y: v[1].clone(), log: false }.into())
-        }));
+        for shape in [[3, 17], [5, 20]] {
+            all.push(Case::new("softmax", format!("{dtype} {shape:?}"), move |title| {
+                let mut p = Problem::new(title);
+                Data::Ordinary.draw(&mut p, dtype, &shape, Place::Contiguous);
+                p.output(dtype, &shape, Place::Contiguous);
+                p.verb(|v: &[View]| Softmax { x: v[0].clone(), y: v[1].clone(), log: false }.into())
+            }));
+            all.push(Case::new("layer_norm", format!("{dtype} {shape:?}"), move |title| {
+                let mut p = Problem::new(title);
+                norm_arrays(&mut p, &shape, Data::Ordinary, [Place::Contiguous; 2]);
+                // All but the statistics.
+                for at in [0, 1, 4, 5] {
+                    let old = p.arrays[at].clone();
+                    let random = p.random();
+                    let values: Vec<f64> =
+                        (0..old.layout.len()).map(|_| f64::from(random.uniform())).collect();
+                    let shape = old.layout.shape().to_vec();
+                    p.arrays[at] =
+                        crate::data::Array::new(dtype, &shape, Place::Contiguous, |i| values[i]);
+                }
+                p.verb(move |v: &[View]| norm_verb(NormKind::Layer, true, v).into())
+            }));
+        }
     }
 }
