@@ -13,10 +13,13 @@ pub struct Options {
     /// Keeps the checks that the shader compiler can add: bounds, loop limits, zeroed workgroup
     /// memory. The shaders do not need them; tests run both ways.
     pub checked: bool,
+    /// Plans for silicon even on a driver that computes on the processor, so that tests reach the
+    /// kernels of real devices without one.
+    pub hardware: bool,
 }
 
 impl Options {
-    /// `STARLING_WEBGPU`, with `checked` among its parts: `plain+checked`.
+    /// `STARLING_WEBGPU`, with `checked` and `hardware` among its parts: `plain+checked`.
     ///
     /// # Errors
     /// [`Error::Unavailable`] for an unknown part.
@@ -24,9 +27,11 @@ impl Options {
         let Ok(text) = std::env::var("STARLING_WEBGPU") else { return Ok(Self::default()) };
         let parts: Vec<&str> = text.split('+').filter(|p| !p.is_empty()).collect();
         let checked = parts.contains(&"checked");
-        let rest: Vec<&str> = parts.into_iter().filter(|p| *p != "checked").collect();
+        let hardware = parts.contains(&"hardware");
+        let rest: Vec<&str> =
+            parts.into_iter().filter(|p| !["checked", "hardware"].contains(p)).collect();
         let variant = if rest.is_empty() { None } else { Some(rest.join("+").parse()?) };
-        Ok(Self { variant, checked })
+        Ok(Self { variant, checked, hardware })
     }
 }
 
@@ -142,7 +147,7 @@ pub(crate) fn open(index: usize, options: Options) -> Result<Arc<Gpu>> {
     };
     let (device, queue) = pollster::block_on(adapter.request_device(&request))
         .map_err(|e| unavailable(&name, e.to_string()))?;
-    Gpu::new(name, device, queue, capabilities(adapter, variant), variant, options.checked)
+    Gpu::new(name, device, queue, capabilities(adapter, variant), variant, options)
 }
 
 /// The browser's baseline, but for the sizes of buffers, which are the adapter's.

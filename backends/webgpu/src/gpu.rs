@@ -1,5 +1,6 @@
 //! An opened device: its handles, what went wrong on it, and its counters.
 
+use crate::adapter::Options;
 use crate::pipeline::Pipelines;
 use crate::plan::REPORTING;
 use crate::probe::{Arithmetic, arithmetic};
@@ -47,6 +48,8 @@ pub struct Gpu {
     pub(crate) capabilities: Capabilities,
     pub(crate) variant: Variant,
     pub(crate) checked: bool,
+    /// Kernels are planned for a driver that computes on the processor.
+    pub(crate) software: bool,
     pub(crate) limits: Limits,
     pub(crate) pipelines: Pipelines,
     /// Where kernels note an index outside its table.
@@ -80,7 +83,7 @@ impl Gpu {
         queue: wgpu::Queue,
         capabilities: Capabilities,
         variant: Variant,
-        checked: bool,
+        options: Options,
     ) -> Result<Arc<Self>> {
         let fault: Arc<Mutex<Option<Fault>>> = Arc::default();
         let lost = fault.clone();
@@ -115,6 +118,7 @@ impl Gpu {
         };
         let storage = GpuStorage::new(device.create_buffer(&description), GpuStorage::STEP);
         let faults = View::contiguous(Arc::new(storage), DType::U32, &[4]);
+        let software = capabilities.software && !options.hardware;
         let gpu = Arc::new(Self {
             name,
             pipelines: Pipelines::new(&device),
@@ -122,7 +126,8 @@ impl Gpu {
             queue,
             capabilities,
             variant,
-            checked,
+            checked: options.checked,
+            software,
             limits,
             faults,
             arithmetic: OnceLock::new(),

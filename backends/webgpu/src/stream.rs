@@ -63,7 +63,7 @@ impl Queue {
             alloc: &alloc,
             limits: &gpu.limits,
             variant: gpu.variant,
-            software: gpu.capabilities.software,
+            software: gpu.software,
             faults: &gpu.faults,
         };
         plan(verb, scope)

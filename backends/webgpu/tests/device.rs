@@ -8,7 +8,7 @@ use std::sync::Arc;
 const MIB: usize = 1 << 20;
 
 fn open(variant: &str) -> Result<Arc<WebGpuBackend>, Error> {
-    WebGpuBackend::with(0, Options { variant: Some(variant.parse()?), checked: false })
+    WebGpuBackend::with(0, Options { variant: Some(variant.parse()?), ..Options::default() })
 }
 
 fn memory(backend: &WebGpuBackend, dtype: DType, shape: &[usize]) -> View {

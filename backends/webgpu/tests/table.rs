@@ -8,7 +8,7 @@ use std::time::Instant;
 
 fn passes(variant: &str, checked: bool) {
     let variant: Variant = variant.parse().unwrap();
-    let options = Options { variant: Some(variant), checked };
+    let options = Options { variant: Some(variant), checked, ..Options::default() };
     let backend: Arc<dyn Backend> = WebGpuBackend::with(0, options).unwrap();
     let tier = if std::env::var("FULL").is_ok() { Tier::Full } else { Tier::Quick };
     let table = cases(tier);
