@@ -23,15 +23,10 @@ fn passes(variant: &str, checked: bool, hardware: bool) {
 
 #[test]
 fn plain_tiles() {
-    passes("plain", false, true);
-}
-
-#[test]
-fn checked_tiles() {
     passes("plain", true, true);
 }
 
 #[test]
-fn subgroup_lanes() {
-    passes("subgroup", false, false);
+fn f16_tiles() {
+    passes("subgroup+f16", false, true);
 }
