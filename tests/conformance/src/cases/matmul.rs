@@ -343,7 +343,7 @@ fn narrow(tier: Tier, all: &mut Vec<Case>) {
     for dtype in [HALF, BRAIN] {
         all.push(Product::new(9, 11, 13).of([dtype; 3]).random());
         for (a, b) in [(ROWS, ROWS), (ROWS, COLUMNS), (COLUMNS, ROWS), (COLUMNS, COLUMNS)] {
-            all.push(Product::new(12, 20, 32).of([dtype; 3]).over(a, b, ROWS).random());
+            all.push(Product::new(20, 24, 32).of([dtype; 3]).over(a, b, ROWS).random());
         }
         let to_f32 = Product::new(12, 20, 36).of([dtype, dtype, SINGLE]);
         all.push(to_f32.clone().random());

@@ -18,6 +18,7 @@ use starling_api::{DType, Error, Gemm, Layout, Result, Support, View};
 
 const GEMM_LANES: Template = template!("gemm_lanes");
 const GEMM_TILE: Template = template!("gemm_tile");
+const GEMM_MATRIX: Template = template!("gemm_matrix");
 const GEMM_SUM: Template = template!("gemm_sum");
 
 /// What the templates compute with.
@@ -40,6 +41,9 @@ fn with_term(x: u32, y: Quad, sums: Sums) -> Sums {
     );
 }
 ";
+
+/// Workgroup memory of the kernel on cooperative matrices.
+const MATRIX_BYTES: usize = 2 * 2 * 1024 + 4 * 4096;
 
 /// Sizes of a product as the kernels see it.
 #[derive(Clone, Copy, Debug)]
@@ -123,7 +127,9 @@ pub fn gemm(v: &Gemm, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result<()>
     }
     let s = Sizes::of(v);
     let (a, b) = if s.bytes { int8::sides(v, &s, kernels)? } else { sides(v, &s) };
-    let mut k = if s.m > 4 && !scope.software {
+    let mut k = if on_matrices(&s, [&a, &b], scope) {
+        matrix(&s, [&a, &b], scope)
+    } else if s.m > 4 && !scope.software {
         tile(&s, [&a, &b], scope)
     } else {
         lanes(&s, [&a, &b], scope)
@@ -193,6 +199,30 @@ fn sides(v: &Gemm, s: &Sizes) -> (Side, Side) {
 fn spread(k: &mut Kernel, s: &Sizes, rows: usize, columns: usize) {
     let (down, across) = (s.m.div_ceil(rows), s.n.div_ceil(columns));
     k.word("down", down).word("across", across).groups(s.batches * s.slices * down * across);
+}
+
+/// True when cooperative matrices pay and hold the operands exactly.
+fn on_matrices(s: &Sizes, [a, b]: [&Side; 2], scope: Scope<'_>) -> bool {
+    let half = [a, b].iter().all(|x| x.dtype() == DType::F16);
+    let room = scope.limits.workgroup_bytes >= MATRIX_BYTES && scope.limits.invocations >= 128;
+    scope.variant.matrix
+        && matches!(scope.limits.matrix, 8 | 16)
+        && half
+        && room
+        && s.m.min(s.n) >= 16
+}
+
+/// Cooperative matrices: four subgroups, 32 x 32 elements each.
+fn matrix(s: &Sizes, [a, b]: [&Side; 2], scope: Scope<'_>) -> Kernel {
+    let size = scope.limits.matrix;
+    let mut k = Kernel::new(GEMM_MATRIX);
+    k.enable("f16").enable("wgpu_cooperative_matrix");
+    k.constant("SIZE", size as u32).constant("WIDE", size == 16);
+    k.constant("PARTS", 32 / size as u32).constant("STEPS", 16 / size as u32);
+    k.constant("AM", a.lies == Lies::Across).constant("BK", b.lies == Lies::AlongK);
+    k.constant("FOUR", 4u32);
+    spread(&mut k, s, 64, 64);
+    k
 }
 
 /// Tiles of workgroup memory.
