@@ -1,5 +1,6 @@
 //! Verbs become kernels. Nothing here touches a device.
 
+mod attention;
 mod map;
 mod moves;
 
@@ -18,14 +19,21 @@ pub fn supports(verb: &Verb, limits: &Limits) -> Support {
         Verb::Map(_) | Verb::Copy(_) | Verb::Fill(_) | Verb::Gather(_) | Verb::ScatterAdd(_) => {
             Support::Native
         }
+        Verb::Attention(v) => attention::supports(v, &[]),
+        Verb::AttentionBackward(v) => {
+            attention::supports(&v.forward, &[&v.d_out, &v.d_q, &v.d_k, &v.d_v])
+        }
         _ => Support::No,
     }
 }
 
 /// Working memory that a verb wants.
 pub fn workspace_bytes(verb: &Verb, limits: &Limits) -> usize {
-    let _ = (verb, limits);
-    0
+    let _ = limits;
+    match verb {
+        Verb::AttentionBackward(v) => attention::workspace_bytes(v),
+        _ => 0,
+    }
 }
 
 /// What a plan may use.
@@ -56,6 +64,8 @@ pub fn plan(verb: &Verb, scope: Scope<'_>) -> Result<Vec<Kernel>> {
         Verb::Fill(v) => moves::fill(v, &mut kernels),
         Verb::Gather(v) => moves::gather(v, scope, &mut kernels),
         Verb::ScatterAdd(v) => moves::scatter_add(v, scope, &mut kernels),
+        Verb::Attention(v) => attention::forward(v, scope, &mut kernels),
+        Verb::AttentionBackward(v) => attention::backward(v, scope, &mut kernels)?,
         other => {
             return Err(Error::Unsupported {
                 op: other.name(),
