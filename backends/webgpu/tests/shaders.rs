@@ -40,10 +40,10 @@ fn texts(variant: Variant, software: bool, matrix: usize) -> HashMap<String, Str
     for case in cases(Tier::Quick) {
         let problem = case.problem();
         let mut verb: Verb = problem.over(&problem.on_host().unwrap());
-        if supports(&verb, &limits) != starling_api::Support::Native {
+        if supports(&verb) != starling_api::Support::Native {
             continue;
         }
-        let bytes = workspace_bytes(&verb, &limits);
+        let bytes = workspace_bytes(&verb);
         if let (true, Some(slot)) = (bytes > 0, verb.workspace_mut()) {
             let storage = memory(bytes).unwrap();
             *slot = Some(View::contiguous(storage, starling_api::DType::U8, &[bytes]));
