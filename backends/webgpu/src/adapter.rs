@@ -4,6 +4,7 @@ use crate::gpu::Gpu;
 use crate::probe::matrices_agree;
 use crate::variant::Variant;
 use starling_api::{Capabilities, Error, Result};
+use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 
 /// What a caller asks of a device beyond its number.
@@ -20,19 +21,36 @@ pub struct Options {
 }
 
 impl Options {
-    /// `STARLING_WEBGPU`, with `checked` and `hardware` among its parts: `plain+checked`.
+    /// What `STARLING_WEBGPU` says.
     ///
     /// # Errors
     /// [`Error::Unavailable`] for an unknown part.
     pub fn from_env() -> Result<Self> {
-        let Ok(text) = std::env::var("STARLING_WEBGPU") else { return Ok(Self::default()) };
-        let parts: Vec<&str> = text.split('+').filter(|p| !p.is_empty()).collect();
-        let checked = parts.contains(&"checked");
-        let hardware = parts.contains(&"hardware");
-        let rest: Vec<&str> =
-            parts.into_iter().filter(|p| !["checked", "hardware"].contains(p)).collect();
-        let variant = if rest.is_empty() { None } else { Some(rest.join("+").parse()?) };
-        Ok(Self { variant, checked, hardware })
+        match std::env::var("STARLING_WEBGPU") {
+            Ok(text) => text.parse(),
+            Err(_) => Ok(Self::default()),
+        }
+    }
+}
+
+/// The parts of a [`Variant`], and `checked` and `hardware`, joined by `+`: `plain+checked`.
+impl FromStr for Options {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let mut options = Self::default();
+        let mut rest = Vec::new();
+        for part in text.split('+').filter(|p| !p.is_empty()) {
+            match part {
+                "checked" => options.checked = true,
+                "hardware" => options.hardware = true,
+                other => rest.push(other),
+            }
+        }
+        if !rest.is_empty() {
+            options.variant = Some(rest.join("+").parse()?);
+        }
+        Ok(options)
     }
 }
 
