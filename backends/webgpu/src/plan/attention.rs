@@ -101,9 +101,6 @@ fn unary(op: Op) -> Arc<Program> {
     }))
 }
 
-/// The head dimension in a shader.
-const DIM: &str = "parameters[0].x";
-
 /// A kernel over rows of head dimensions.
 struct Rows {
     kernel: Kernel,
@@ -113,7 +110,6 @@ struct Rows {
 impl Rows {
     fn new(template: Template, sizes: &Sizes, lanes: usize, wide: bool) -> Self {
         let mut kernel = Kernel::new(template);
-        // The first word: the accessors know it by its place.
         kernel.word("dim", sizes.dim).word("quads", sizes.quads());
         kernel.constant("WG", lanes as u32);
         kernel.constant("QUADS", 64u32);
@@ -128,7 +124,7 @@ impl Rows {
         let load = |i: usize| format!("{name}_load(at + (4u * c + {i}u) * step)");
         let store = |i: usize| format!("{name}_store(at + (4u * c + {i}u) * step, v[{i}])");
         let within = |i: usize, act: String| {
-            format!("    if 4u * c + {i}u < {DIM} {{\n        {act};\n    }}\n")
+            format!("    if 4u * c + {i}u < $dim {{\n        {act};\n    }}\n")
         };
         let mut text = format!("fn {name}_part(at: u32, c: u32, step: u32) -> vec4<f32> {{\n");
         if self.wide {
