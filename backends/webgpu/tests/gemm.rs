@@ -1,13 +1,13 @@
-//! Products on the first adapter: in every variant, with the kernels for a driver on the processor
-//! and with those for silicon.
+//! Products as a driver on the processor runs them by default, with subgroups: the table in
+//! `variants.rs` takes the other ways.
 
 use starling_api::Backend;
 use starling_conformance::{Tier, Verdict, cases, run};
 use starling_webgpu::{Options, WebGpuBackend};
 use std::sync::Arc;
 
-fn passes(variant: &str, checked: bool, hardware: bool) {
-    let options = Options { variant: Some(variant.parse().unwrap()), checked, hardware };
+fn passes(variant: &str, checked: bool) {
+    let options = Options { checked, ..variant.parse().unwrap() };
     let backend: Arc<dyn Backend> = WebGpuBackend::with(0, options).unwrap();
     let tier = if std::env::var_os("FULL").is_some() { Tier::Full } else { Tier::Quick };
     let mut failures = Vec::new();
@@ -21,12 +21,13 @@ fn passes(variant: &str, checked: bool, hardware: bool) {
     assert!(summary.reasons.is_empty(), "{:?}", summary.reasons);
 }
 
+/// What a driver on the processor runs by default: rows of a passed on within subgroups.
 #[test]
-fn plain_tiles() {
-    passes("plain", true, true);
+fn subgroup_lanes() {
+    passes("subgroup", false);
 }
 
 #[test]
-fn f16_tiles() {
-    passes("subgroup+f16", false, true);
+fn subgroup_lanes_checked() {
+    passes("subgroup", true);
 }

@@ -18,6 +18,7 @@ use starling_api::{DType, Error, Gemm, Layout, Result, Support, View};
 
 const GEMM_LANES: Template = template!("gemm_lanes");
 const GEMM_TILE: Template = template!("gemm_tile");
+const GEMM_DOT: Template = template!("gemm_dot");
 const GEMM_MATRIX: Template = template!("gemm_matrix");
 const GEMM_SUM: Template = template!("gemm_sum");
 
@@ -131,6 +132,8 @@ pub fn gemm(v: &Gemm, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result<()>
         matrix(&s, [&a, &b], scope)
     } else if s.m > 4 && !scope.software {
         tile(&s, [&a, &b], scope)
+    } else if !scope.software && [&a, &b].iter().all(|x| x.lies == Lies::AlongK) {
+        dot(&s)
     } else {
         lanes(&s, [&a, &b], scope)
     };
@@ -242,6 +245,15 @@ fn tile(s: &Sizes, [a, b]: [&Side; 2], scope: Scope<'_>) -> Kernel {
         k.glue("alias ELEMENT = f32;\n");
     }
     spread(&mut k, s, 8 * side, 8 * side);
+    k
+}
+
+/// Few rows by columns along k: the lanes of a workgroup share a line.
+fn dot(s: &Sizes) -> Kernel {
+    let rows = if s.m == 1 { 1 } else { 4 };
+    let mut k = Kernel::new(GEMM_DOT);
+    k.constant("WG", LANES as u32).constant("R", rows as u32).constant("FOUR", 4u32);
+    spread(&mut k, s, rows, 4);
     k
 }
 
