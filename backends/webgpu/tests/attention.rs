@@ -11,7 +11,7 @@ use std::sync::Arc;
 const VARIANTS: [&str; 3] = ["plain", "subgroup", "subgroup+f16"];
 
 fn open(variant: &str, checked: bool) -> Arc<dyn Backend> {
-    let options = Options { variant: Some(variant.parse().unwrap()), checked };
+    let options = Options { variant: Some(variant.parse().unwrap()), checked, hardware: false };
     WebGpuBackend::with(0, options).unwrap()
 }
 
