@@ -3,15 +3,12 @@
 //! The forward is one kernel. Backward is three: delta of each query into the workspace, then
 //! `d_q` by queries and `d_k`, `d_v` by keys, so that every sum has one owner and one order.
 
+use super::rows::{EXP, LOG};
 use super::{LANES, Scope};
 use crate::kernel::{Access, Kernel, Width};
 use crate::template::{Template, template};
-use starling_api::{
-    Attention, AttentionBackward, DType, Error, Layout, Program, Result, Support, View,
-};
-use starling_ops::program::{Builder, Op};
+use starling_api::{Attention, AttentionBackward, DType, Error, Layout, Result, Support, View};
 use std::fmt::Write;
-use std::sync::Arc;
 
 const FORWARD: Template = template!("attention");
 const DELTA: Template = template!("attention_delta");
@@ -93,14 +90,6 @@ fn stride(view: &View, axis: usize) -> u32 {
     view.layout.strides()[axis] as i32 as u32
 }
 
-/// A program of one input and one operation.
-fn unary(op: Op) -> Arc<Program> {
-    Arc::new(Program::build(|b: &mut Builder| {
-        let x = b.put(Op::Input(0), &[]);
-        vec![b.put(op, &[x])]
-    }))
-}
-
 /// A kernel over rows of head dimensions.
 struct Rows {
     kernel: Kernel,
@@ -152,7 +141,7 @@ impl Rows {
         let k = &mut self.kernel;
         k.word("queries", sizes.queries).word("keys", sizes.keys);
         k.word("diagonal", sizes.diagonal).bits("scale", v.scale.to_bits());
-        k.program("exp1", &unary(Op::Exp));
+        k.program("exp1", &EXP);
         let Some(mask) = &v.mask else { return };
         k.constant("MASKED", 1u32).bits("mask_step", stride(mask, 3));
         // Whether a score counts, and what is added to it.
@@ -199,7 +188,7 @@ pub fn forward(v: &Attention, scope: Scope<'_>, kernels: &mut Vec<Kernel>) {
     k.bits("k_row", stride(&v.k, 2)).bits("k_step", stride(&v.k, 3));
     k.bits("v_row", stride(&v.v, 2)).bits("v_step", stride(&v.v, 3));
     k.bits("nothing", f32::NEG_INFINITY.to_bits());
-    k.program("log1", &unary(Op::Log)).groups(groups);
+    k.program("log1", &LOG).groups(groups);
     rows.operand("q", &v.q, Access::Read, 3);
     rows.operand("k", &v.k, Access::Read, 2);
     rows.operand("v", &v.v, Access::Read, 2);
