@@ -76,6 +76,7 @@ macro_rules! variants {
 // A driver on the processor gets tiles of its own unless it is told to plan for hardware.
 variants! {
     plain "plain";
+    subgroup "subgroup";
     plain_for_hardware "plain+hardware";
     subgroup_for_hardware "subgroup+hardware";
     f16_for_hardware "f16+hardware";
