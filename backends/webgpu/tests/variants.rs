@@ -9,7 +9,8 @@ use starling_webgpu::{Options, WebGpuBackend};
 use std::sync::Arc;
 
 fn open(variant: &str, checked: bool) -> Arc<WebGpuBackend> {
-    let options = Options { variant: Some(variant.parse().unwrap()), checked };
+    let variant = Some(variant.parse().unwrap());
+    let options = Options { variant, checked, ..Options::default() };
     WebGpuBackend::with(0, options).unwrap_or_else(|e| {
         panic!("{e}\n`cargo xtask test` installs a software driver where there is no GPU")
     })
