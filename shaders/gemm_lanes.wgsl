@@ -27,10 +27,10 @@ fn main(
     let b0 = b_at(z);
     let first = (job / $batches) * $per_slice;
     let last = min(first + $per_slice, ($k + 3u) / 4u);
-    var acc = array<vec4<f32>, R>();
+    var acc = array<Sums, R>();
     for (var q = first; q < last; q++) {
 //% if SG
-        var x: array<vec4<f32>, LOADS>;
+        var x: array<Quad, LOADS>;
 //% for u in LOADS
 //% if AM
         x[#u] = a_four(
@@ -44,27 +44,27 @@ fn main(
 //% end
 //% else
 //% if AM
-        var x: array<vec4<f32>, R>;
+        var x: array<Quad, R>;
 //% for t in FOUR
 //% for u in QUADS
         x[#u * 4 + #t] = a_four(a0, 4u * q + #t, min(row0 / 4u + #u, last_row / 4u));
 //% end
 //% end
 //% else
-        var x: array<vec4<f32>, R>;
+        var x: array<Quad, R>;
 //% for u in R
         x[#u] = a_four(a0, min(row0 + #u, last_row), q);
 //% end
 //% end
 //% end
-        var b: array<vec4<f32>, 4>;
+        var b: array<Quad, 4>;
 //% if BK
-        var y: array<vec4<f32>, 4>;
+        var y: array<Quad, 4>;
 //% for v in FOUR
         y[#v] = b_four(b0, min(4u * q_n + #v, $n - 1u), q);
 //% end
 //% for t in FOUR
-        b[#t] = vec4<f32>(y[0][#t], y[1][#t], y[2][#t], y[3][#t]);
+        b[#t] = Quad(y[0][#t], y[1][#t], y[2][#t], y[3][#t]);
 //% end
 //% else
 //% for t in FOUR
@@ -76,23 +76,23 @@ fn main(
 //% for t in FOUR
 //% if SG
 //% if AM
-        acc[#r] = fma(
-            vec4<f32>(subgroupBroadcast(x[#t / KPL][#r % 4], #t % KPL * QUADS + #r / 4u)),
+        acc[#r] = with_term(
+            subgroupBroadcast(x[#t / KPL][#r % 4], #t % KPL * QUADS + #r / 4u),
             b[#t],
             acc[#r],
         );
 //% else
-        acc[#r] = fma(
-            vec4<f32>(subgroupBroadcast(x[#r / 8][#t], #r % 8u)),
+        acc[#r] = with_term(
+            subgroupBroadcast(x[#r / 8][#t], #r % 8u),
             b[#t],
             acc[#r],
         );
 //% end
 //% else
 //% if AM
-        acc[#r] = fma(vec4<f32>(x[#r / 4 * 4 + #t][#r % 4]), b[#t], acc[#r]);
+        acc[#r] = with_term(x[#r / 4 * 4 + #t][#r % 4], b[#t], acc[#r]);
 //% else
-        acc[#r] = fma(vec4<f32>(x[#r][#t]), b[#t], acc[#r]);
+        acc[#r] = with_term(x[#r][#t], b[#t], acc[#r]);
 //% end
 //% end
 //% end

@@ -36,7 +36,7 @@ fn main(
     let b0 = b_at(z);
     let first = (job / $batches) * $per_slice;
     let last = min(first + $per_slice, ($k + 3u) / 4u);
-    var acc = array<vec4<f32>, 16>();
+    var acc = array<Sums, 16>();
     for (var q = first; q < last; q += 4u) {
         for (var i = lane; i < TILE * 4u; i += SIDE * SIDE) {
 //% if AM
@@ -60,34 +60,34 @@ fn main(
         }
         workgroupBarrier();
         for (var s = 0u; s < 4u; s++) {
-            var x: array<vec4<f32>, 8>;
+            var x: array<Quad, 8>;
 //% if AM
 //% for t in FOUR
-            x[#t] = vec4<f32>(a_tile[(4u * s + #t) * (TILE / 4u) + 2u * ty]);
-            x[4 + #t] = vec4<f32>(a_tile[(4u * s + #t) * (TILE / 4u) + 2u * ty + 1u]);
+            x[#t] = Quad(a_tile[(4u * s + #t) * (TILE / 4u) + 2u * ty]);
+            x[4 + #t] = Quad(a_tile[(4u * s + #t) * (TILE / 4u) + 2u * ty + 1u]);
 //% end
 //% else
 //% for r in EIGHT
-            x[#r] = vec4<f32>(a_tile[beside_k(8u * ty + #r, s)]);
+            x[#r] = Quad(a_tile[beside_k(8u * ty + #r, s)]);
 //% end
 //% end
-            var b: array<vec4<f32>, 8>;
+            var b: array<Quad, 8>;
 //% if BK
-            var y: array<vec4<f32>, 8>;
+            var y: array<Quad, 8>;
 //% end
 //% for h in TWO
 //% if BK
 //% for v in FOUR
-            y[#h * 4 + #v] = vec4<f32>(b_tile[beside_k(TILE / 2u * #h + 4u * tx + #v, s)]);
+            y[#h * 4 + #v] = Quad(b_tile[beside_k(TILE / 2u * #h + 4u * tx + #v, s)]);
 //% end
 //% for t in FOUR
-            b[#h * 4 + #t] = vec4<f32>(
+            b[#h * 4 + #t] = Quad(
                 y[#h * 4][#t], y[#h * 4 + 1][#t], y[#h * 4 + 2][#t], y[#h * 4 + 3][#t],
             );
 //% end
 //% else
 //% for t in FOUR
-            b[#h * 4 + #t] = vec4<f32>(b_tile[(4u * s + #t) * (TILE / 4u) + SIDE * #h + tx]);
+            b[#h * 4 + #t] = Quad(b_tile[(4u * s + #t) * (TILE / 4u) + SIDE * #h + tx]);
 //% end
 //% end
 //% end
@@ -95,14 +95,14 @@ fn main(
 //% for h in TWO
 //% for t in FOUR
 //% if AM
-            acc[#r * 2 + #h] = fma(
-                vec4<f32>(x[#r / 4 * 4 + #t][#r % 4]),
+            acc[#r * 2 + #h] = with_term(
+                x[#r / 4 * 4 + #t][#r % 4],
                 b[#h * 4 + #t],
                 acc[#r * 2 + #h],
             );
 //% else
-            acc[#r * 2 + #h] = fma(
-                vec4<f32>(x[#r][#t]),
+            acc[#r * 2 + #h] = with_term(
+                x[#r][#t],
                 b[#h * 4 + #t],
                 acc[#r * 2 + #h],
             );

@@ -1,8 +1,10 @@
 //! Adapters: which there are, what each can do, and how one is opened.
 
 use crate::gpu::Gpu;
+use crate::probe::matrices_agree;
 use crate::variant::Variant;
 use starling_api::{Capabilities, Error, Result};
+use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 
 /// What a caller asks of a device beyond its number.
@@ -19,19 +21,36 @@ pub struct Options {
 }
 
 impl Options {
-    /// `STARLING_WEBGPU`, with `checked` and `hardware` among its parts: `plain+checked`.
+    /// What `STARLING_WEBGPU` says.
     ///
     /// # Errors
     /// [`Error::Unavailable`] for an unknown part.
     pub fn from_env() -> Result<Self> {
-        let Ok(text) = std::env::var("STARLING_WEBGPU") else { return Ok(Self::default()) };
-        let parts: Vec<&str> = text.split('+').filter(|p| !p.is_empty()).collect();
-        let checked = parts.contains(&"checked");
-        let hardware = parts.contains(&"hardware");
-        let rest: Vec<&str> =
-            parts.into_iter().filter(|p| !["checked", "hardware"].contains(p)).collect();
-        let variant = if rest.is_empty() { None } else { Some(rest.join("+").parse()?) };
-        Ok(Self { variant, checked, hardware })
+        match std::env::var("STARLING_WEBGPU") {
+            Ok(text) => text.parse(),
+            Err(_) => Ok(Self::default()),
+        }
+    }
+}
+
+/// The parts of a [`Variant`], and `checked` and `hardware`, joined by `+`: `plain+checked`.
+impl FromStr for Options {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let mut options = Self::default();
+        let mut rest = Vec::new();
+        for part in text.split('+').filter(|p| !p.is_empty()) {
+            match part {
+                "checked" => options.checked = true,
+                "hardware" => options.hardware = true,
+                other => rest.push(other),
+            }
+        }
+        if !rest.is_empty() {
+            options.variant = Some(rest.join("+").parse()?);
+        }
+        Ok(options)
     }
 }
 
@@ -89,8 +108,48 @@ fn best(adapter: &wgpu::Adapter) -> Variant {
         subgroups: features.contains(wgpu::Features::SUBGROUP)
             && adapter.get_info().subgroup_min_size >= 4,
         f16: features.contains(wgpu::Features::SHADER_F16),
-        matrix: false,
+        matrix: matrix_size(adapter) > 0,
     }
+}
+
+/// Drivers whose cooperative matrices are not used, by a part of their name, and why.
+const WITHOUT_MATRICES: [(&str, &str); 1] =
+    [("llvmpipe", "it computes them on the processor, slower than other products")];
+
+/// Rows and columns of the adapter's cooperative matrices of f16 in and f32 out; 0 when it has
+/// none that the kernels can use.
+fn matrix_size(adapter: &wgpu::Adapter) -> usize {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    let (info, features) = (adapter.get_info(), adapter.features());
+    let needs = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+        | wgpu::Features::SHADER_F16
+        | wgpu::Features::SUBGROUP;
+    let denied = WITHOUT_MATRICES.iter().any(|(driver, _)| {
+        [&info.driver, &info.driver_info].iter().any(|text| text.contains(driver))
+    });
+    // The kernels divide 128 invocations among four subgroups.
+    let four = info.subgroup_min_size == 32 && info.subgroup_max_size == 32;
+    if !features.contains(needs) || !four || denied {
+        return 0;
+    }
+    let fits = |size: u32| {
+        adapter.cooperative_matrix_properties().iter().any(|p| {
+            [p.m_size, p.n_size, p.k_size] == [size; 3] && (p.ab_type, p.cr_type) == (F16, F32)
+        })
+    };
+    [16, 8].into_iter().find(|&size| fits(size)).unwrap_or(0) as usize
+}
+
+/// The permission that cooperative matrices need.
+#[allow(unsafe_code, reason = "wgpu asks for it where its own checks are not finished")]
+fn experiments(variant: Variant) -> wgpu::ExperimentalFeatures {
+    if !variant.matrix {
+        return wgpu::ExperimentalFeatures::disabled();
+    }
+    // SAFETY: what the unfinished checks would catch does not occur: matrices are loaded from and
+    // stored to workgroup memory at places inside its arrays, in uniform control flow, with the
+    // sizes that `matrix_size` found among the adapter's.
+    unsafe { wgpu::ExperimentalFeatures::enabled() }
 }
 
 pub(crate) fn capabilities(adapter: &wgpu::Adapter, variant: Variant) -> Capabilities {
@@ -134,6 +193,7 @@ pub(crate) fn open(index: usize, options: Options) -> Result<Arc<Gpu>> {
     let mut features = wgpu::Features::empty();
     features.set(wgpu::Features::SUBGROUP, variant.subgroups);
     features.set(wgpu::Features::SHADER_F16, variant.f16);
+    features.set(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, variant.matrix);
     features.set(
         wgpu::Features::PIPELINE_CACHE,
         adapter.features().contains(wgpu::Features::PIPELINE_CACHE),
@@ -142,12 +202,23 @@ pub(crate) fn open(index: usize, options: Options) -> Result<Arc<Gpu>> {
         label: Some("starling"),
         required_features: features,
         required_limits: limits(adapter, variant),
+        experimental_features: experiments(variant),
         memory_hints: wgpu::MemoryHints::Performance,
         ..Default::default()
     };
     let (device, queue) = pollster::block_on(adapter.request_device(&request))
         .map_err(|e| unavailable(&name, e.to_string()))?;
-    Gpu::new(name, device, queue, capabilities(adapter, variant), variant, options)
+    let about = capabilities(adapter, variant);
+    let gpu = Gpu::new(name.clone(), device, queue, about, variant, matrix_size(adapter), options)?;
+    if !variant.matrix || matrices_agree(&gpu)? {
+        return Ok(gpu);
+    }
+    if options.variant.is_some() {
+        return Err(unavailable(&name, "its cooperative matrices multiply wrongly"));
+    }
+    // What the device's variant says is what it uses.
+    let variant = Some(Variant { matrix: false, ..variant });
+    open(index, Options { variant, ..options })
 }
 
 /// The browser's baseline, but for the sizes of buffers, which are the adapter's.

@@ -57,11 +57,11 @@ impl Backend for WebGpuBackend {
     }
 
     fn supports(&self, verb: &Verb) -> Support {
-        supports(verb, &self.gpu.limits)
+        supports(verb)
     }
 
     fn workspace_bytes(&self, verb: &Verb) -> usize {
-        workspace_bytes(verb, &self.gpu.limits)
+        workspace_bytes(verb)
     }
 
     fn alloc(&self, bytes: usize) -> Result<Arc<dyn Storage>> {

@@ -25,6 +25,8 @@ pub struct Limits {
     pub invocations: usize,
     /// Lanes of a subgroup, at least; 1 without subgroups.
     pub lanes: usize,
+    /// Rows and columns of a cooperative matrix of f16 in and f32 out; 0 without them.
+    pub matrix: usize,
 }
 
 /// The usages of memory for kernels, uploads and downloads.
@@ -83,6 +85,7 @@ impl Gpu {
         queue: wgpu::Queue,
         capabilities: Capabilities,
         variant: Variant,
+        matrix: usize,
         options: Options,
     ) -> Result<Arc<Self>> {
         let fault: Arc<Mutex<Option<Fault>>> = Arc::default();
@@ -109,6 +112,7 @@ impl Gpu {
             workgroup_bytes: l.max_compute_workgroup_storage_size as usize,
             invocations: l.max_compute_invocations_per_workgroup as usize,
             lanes: lanes as usize,
+            matrix: if variant.matrix { matrix } else { 0 },
         };
         let description = wgpu::BufferDescriptor {
             label: Some("faults"),

@@ -4,7 +4,7 @@ use crate::gpu::Gpu;
 use crate::kernel::{Access, Kernel};
 use crate::stream::WebGpuStream;
 use crate::template::{Template, template};
-use starling_api::{DType, Result, Stream, View};
+use starling_api::{DType, Gemm, Result, Stream, View};
 use starling_ops::wgsl::Fma;
 use std::sync::Arc;
 
@@ -66,4 +66,36 @@ pub(crate) fn arithmetic(gpu: &Arc<Gpu>) -> Result<Arithmetic> {
             && compared == 0,
         subnormals: f32::from_bits(half) == f32::MIN_POSITIVE / 2.0,
     })
+}
+
+/// Multiplies two matrices of small whole numbers, whose product is exact in f32 and no less, on
+/// cooperative matrices: a driver must get it right before they are used.
+///
+/// # Errors
+/// What the device reports.
+pub(crate) fn matrices_agree(gpu: &Arc<Gpu>) -> Result<bool> {
+    const M: usize = 80;
+    const N: usize = 48;
+    const K: usize = 112;
+    let a: Vec<f32> = (0..M * K).map(|i| (i * 37 % 127) as f32 - 63.0).collect();
+    let b: Vec<f32> = (0..K * N).map(|i| (i * 53 % 113) as f32 - 40.0).collect();
+    let half =
+        |x: &[f32]| -> Vec<half::f16> { x.iter().map(|&x| half::f16::from_f32(x)).collect() };
+    let stream = WebGpuStream::new(gpu)?;
+    let memory = |dtype: DType, shape: [usize; 2]| -> Result<View> {
+        let bytes = shape[0] * shape[1] * dtype.size();
+        Ok(View::contiguous(Arc::new(gpu.alloc(bytes)?), dtype, &shape))
+    };
+    let (x, y) = (memory(DType::F16, [M, K])?, memory(DType::F16, [K, N])?);
+    let z = memory(DType::F32, [M, N])?;
+    stream.upload(bytemuck::cast_slice(&half(&a)), &x)?;
+    stream.upload(bytemuck::cast_slice(&half(&b)), &y)?;
+    let (alpha, beta, epilogue) = (1.0, 0.0, None);
+    let product = Gemm { a: x, b: y, c: z.clone(), alpha, beta, epilogue, workspace: None };
+    stream.submit(&product.into())?;
+    let mut bytes = vec![0; 4 * M * N];
+    pollster::block_on(stream.download(&z, &mut bytes))?;
+    let got: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
+    let exact = |at: usize| (0..K).map(|l| a[at / N * K + l] * b[l * N + at % N]).sum::<f32>();
+    Ok(got.iter().enumerate().all(|(at, &c)| c == exact(at)))
 }

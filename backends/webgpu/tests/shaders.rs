@@ -19,6 +19,7 @@ const BASELINE: Limits = Limits {
     workgroup_bytes: 16 << 10,
     invocations: 256,
     lanes: 1,
+    matrix: 0,
 };
 
 fn memory(bytes: usize) -> starling_api::Result<Arc<dyn Storage>> {
@@ -26,18 +27,23 @@ fn memory(bytes: usize) -> starling_api::Result<Arc<dyn Storage>> {
 }
 
 /// The texts of a variant's shaders by their keys.
-fn texts(variant: Variant, software: bool) -> HashMap<String, String> {
-    let limits = Limits { lanes: if variant.subgroups { 8 } else { 1 }, ..BASELINE };
+fn texts(variant: Variant, software: bool, matrix: usize) -> HashMap<String, String> {
+    let limits = Limits {
+        lanes: if variant.subgroups { 8 } else { 1 },
+        workgroup_bytes: if variant.matrix { 32 << 10 } else { BASELINE.workgroup_bytes },
+        matrix,
+        ..BASELINE
+    };
     let faults = View::contiguous(memory(16).unwrap(), starling_api::DType::U32, &[4]);
     let scope = Scope { limits: &limits, variant, software, alloc: &memory, faults: &faults };
     let mut found = HashMap::new();
     for case in cases(Tier::Quick) {
         let problem = case.problem();
         let mut verb: Verb = problem.over(&problem.on_host().unwrap());
-        if supports(&verb, &limits) != starling_api::Support::Native {
+        if supports(&verb) != starling_api::Support::Native {
             continue;
         }
-        let bytes = workspace_bytes(&verb, &limits);
+        let bytes = workspace_bytes(&verb);
         if let (true, Some(slot)) = (bytes > 0, verb.workspace_mut()) {
             let storage = memory(bytes).unwrap();
             *slot = Some(View::contiguous(storage, starling_api::DType::U8, &[bytes]));
@@ -79,7 +85,7 @@ fn all_valid(variant: &str, software: bool) {
     let mut abilities = Capabilities::default();
     abilities.set(Capabilities::SUBGROUP, variant.subgroups);
     abilities.set(Capabilities::SHADER_FLOAT16, variant.f16);
-    let found = texts(variant, software);
+    let found = texts(variant, software, 0);
     let mut wrong = Vec::new();
     for (key, text) in &found {
         let result = validate(text, abilities)
@@ -106,4 +112,33 @@ fn subgroup_and_f16() {
 #[test]
 fn for_a_driver_on_the_processor() {
     all_valid("plain", true);
+}
+
+/// No device of ours has cooperative matrices, and neither MSL nor SPIR-V of them is checked by
+/// anything else here.
+#[test]
+fn cooperative_matrices() {
+    let variant: Variant = "subgroup+f16+matrix".parse().unwrap();
+    let mut abilities = Capabilities::default();
+    abilities.set(Capabilities::SUBGROUP, true);
+    abilities.set(Capabilities::SHADER_FLOAT16, true);
+    abilities.set(Capabilities::COOPERATIVE_MATRIX, true);
+    for size in [8, 16] {
+        let found = texts(variant, false, size);
+        let found: Vec<_> =
+            found.iter().filter(|(key, _)| key.starts_with("gemm_matrix ")).collect();
+        assert!(found.len() >= 4, "only {} layouts of operands", found.len());
+        for (key, text) in found {
+            let (module, info) = validate(text, abilities).unwrap_or_else(|e| panic!("{key}: {e}"));
+            let words = spv::write_vec(&module, &info, &spv::Options::default(), None);
+            assert!(!words.unwrap().is_empty(), "{key}");
+            let options = msl::Options {
+                lang_version: (2, 4),
+                fake_missing_bindings: true,
+                ..Default::default()
+            };
+            let text = msl::write_string(&module, &info, &options, &Default::default());
+            assert!(text.unwrap().0.contains("simdgroup"), "{key}");
+        }
+    }
 }

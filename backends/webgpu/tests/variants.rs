@@ -8,9 +8,8 @@ use starling_conformance::{Tier, Verdict, bytes_after, cases, run};
 use starling_webgpu::{Options, WebGpuBackend};
 use std::sync::Arc;
 
-fn open(variant: &str, checked: bool) -> Arc<WebGpuBackend> {
-    let variant = Some(variant.parse().unwrap());
-    let options = Options { variant, checked, ..Options::default() };
+fn open(options: &str, checked: bool) -> Arc<WebGpuBackend> {
+    let options = Options { checked, ..options.parse().unwrap() };
     WebGpuBackend::with(0, options).unwrap_or_else(|e| {
         panic!("{e}\n`cargo xtask test` installs a software driver where there is no GPU")
     })
@@ -59,19 +58,25 @@ fn same_when_checked(variant: &str) {
 }
 
 macro_rules! variants {
-    ($($name:ident)*) => {$(
+    ($($name:ident $options:literal;)*) => {$(
         mod $name {
             #[test]
             fn passes_the_table() {
-                super::passes(stringify!($name));
+                super::passes($options);
             }
 
             #[test]
             fn gives_the_same_bits_when_checked() {
-                super::same_when_checked(stringify!($name));
+                super::same_when_checked($options);
             }
         }
     )*};
 }
 
-variants! { plain subgroup f16 }
+// A driver on the processor gets tiles of its own unless it is told to plan for hardware.
+variants! {
+    plain "plain";
+    plain_for_hardware "plain+hardware";
+    subgroup_for_hardware "subgroup+hardware";
+    f16_for_hardware "f16+hardware";
+}

@@ -1,5 +1,6 @@
 //! Verbs become kernels. Nothing here touches a device.
 
+mod attention;
 mod gemm;
 mod map;
 mod moves;
@@ -18,8 +19,7 @@ use std::sync::Arc;
 pub(crate) const LANES: usize = 64;
 
 /// How a verb is run.
-pub fn supports(verb: &Verb, limits: &Limits) -> Support {
-    let _ = limits;
+pub fn supports(verb: &Verb) -> Support {
     match verb {
         Verb::Map(_) | Verb::Copy(_) | Verb::Fill(_) | Verb::Gather(_) | Verb::ScatterAdd(_) => {
             Support::Native
@@ -30,7 +30,10 @@ pub fn supports(verb: &Verb, limits: &Limits) -> Support {
         Verb::Norm(_) | Verb::NormBackward(_) => of_floats(verb, None),
         Verb::CrossEntropy(v) => of_floats(verb, Some(&v.targets)),
         Verb::CrossEntropyBackward(v) => of_floats(verb, Some(&v.targets)),
-        Verb::Attention(_) | Verb::AttentionBackward(_) => Support::Composed,
+        Verb::Attention(v) => attention::supports(v, &[]),
+        Verb::AttentionBackward(v) => {
+            attention::supports(&v.forward, &[&v.d_out, &v.d_q, &v.d_k, &v.d_v])
+        }
     }
 }
 
@@ -47,12 +50,12 @@ fn same(a: &View, b: &View) -> bool {
 }
 
 /// Working memory that a verb wants.
-pub fn workspace_bytes(verb: &Verb, limits: &Limits) -> usize {
-    let _ = limits;
+pub fn workspace_bytes(verb: &Verb) -> usize {
     match verb {
         Verb::Gemm(v) => gemm::workspace_bytes(v),
         Verb::Reduce(v) => reduce::workspace_bytes(v),
         Verb::NormBackward(v) => norm::workspace_bytes(v),
+        Verb::AttentionBackward(v) => attention::workspace_bytes(v),
         _ => 0,
     }
 }
@@ -114,6 +117,10 @@ pub fn shaders(verb: &Verb, scope: Scope<'_>, fma: Fma) -> Result<Vec<(String, S
 /// [`Error::Unsupported`] for what [`supports`] does not call native; [`Error::Shape`] when it
 /// needs more buffers than the device binds at once.
 pub fn plan(verb: &Verb, scope: Scope<'_>) -> Result<Vec<Kernel>> {
+    if supports(verb) != Support::Native {
+        let (op, dtype) = (verb.name(), verb.dtype());
+        return Err(Error::Unsupported { op, dtype, backend: "webgpu".into() });
+    }
     let mut kernels = Vec::new();
     match verb {
         Verb::Map(v) => map::map(v, scope, &mut kernels)?,
@@ -129,13 +136,8 @@ pub fn plan(verb: &Verb, scope: Scope<'_>) -> Result<Vec<Kernel>> {
         Verb::SoftmaxBackward(v) => rows::softmax_backward(v, scope, &mut kernels),
         Verb::CrossEntropy(v) => rows::cross_entropy(v, scope, &mut kernels),
         Verb::CrossEntropyBackward(v) => rows::cross_entropy_backward(v, scope, &mut kernels),
-        other => {
-            return Err(Error::Unsupported {
-                op: other.name(),
-                dtype: other.dtype(),
-                backend: "webgpu".into(),
-            });
-        }
+        Verb::Attention(v) => attention::forward(v, scope, &mut kernels),
+        Verb::AttentionBackward(v) => attention::backward(v, scope, &mut kernels)?,
     }
     for kernel in &mut kernels {
         kernel.bind(scope.limits.binding_bytes);

@@ -28,8 +28,8 @@ fn program(f: fn(Trace<'_>, Real) -> Real) -> Arc<Program> {
     Arc::new(builder.into_inner().finish(&[out]))
 }
 
-static EXP: LazyLock<Arc<Program>> = LazyLock::new(|| program(|t, x| t.exp(x)));
-static LOG: LazyLock<Arc<Program>> = LazyLock::new(|| program(|t, x| t.log(x)));
+pub(super) static EXP: LazyLock<Arc<Program>> = LazyLock::new(|| program(|t, x| t.exp(x)));
+pub(super) static LOG: LazyLock<Arc<Program>> = LazyLock::new(|| program(|t, x| t.log(x)));
 
 /// Gives the template `exps`.
 pub(super) fn exponential(k: &mut Kernel) {

@@ -18,6 +18,8 @@ struct Product {
     repeat: [bool; 2],
     alpha: f32,
     beta: f32,
+    /// Of a, b and c.
+    dtypes: [DType; 3],
 }
 
 const ROWS: Place = Place::Contiguous;
@@ -32,6 +34,19 @@ impl Product {
             repeat: [false; 2],
             alpha: 1.0,
             beta: 0.0,
+            dtypes: [DType::F32; 3],
+        }
+    }
+
+    fn of(self, dtypes: [DType; 3]) -> Self {
+        Self { dtypes, ..self }
+    }
+
+    /// The types in words.
+    fn types(&self) -> String {
+        match self.dtypes {
+            [a, b, c] if a == b && b == c => a.to_string(),
+            [a, b, c] => format!("{a} by {b} to {c}"),
         }
     }
 
@@ -88,15 +103,15 @@ impl Product {
 
     /// Random operands; c holds guards unless it is read.
     fn random(self) -> Case {
-        let title = format!("f32 {}", self.title());
+        let title = format!("{} {}", self.types(), self.title());
         self.case(title, |product, p| {
             let [a, b, c] = product.shapes();
-            p.uniform(&a, product.place(0));
-            p.uniform(&b, product.place(1));
+            drawn(p, product.dtypes[0], &a, product.place(0));
+            drawn(p, product.dtypes[1], &b, product.place(1));
             if product.beta == 0.0 {
-                p.output(DType::F32, &c, product.places[2]);
+                p.output(product.dtypes[2], &c, product.places[2]);
             } else {
-                p.uniform(&c, product.places[2]);
+                drawn(p, product.dtypes[2], &c, product.places[2]);
             }
         })
     }
@@ -133,15 +148,29 @@ impl Product {
 
     /// Small integers, whose sums are exact in any order: a term too many or too few shows.
     fn integers(self) -> Case {
-        let title = format!("f32 integers {}", self.title());
+        let title = format!("{} integers {}", self.types(), self.title());
         let case = self.case(title, |product, p| {
             let [a, b, c] = product.shapes();
-            p.drawn(DType::F32, &a, product.place(0), |r| f64::from(r.below(9)) - 4.0);
-            p.drawn(DType::F32, &b, product.place(1), |r| f64::from(r.below(9)) - 4.0);
-            p.drawn(DType::F32, &c, product.places[2], |r| f64::from(r.below(9)) - 4.0);
+            let [a_type, b_type, c_type] = product.dtypes;
+            if a_type == DType::I8 {
+                drawn(p, a_type, &a, product.place(0));
+                drawn(p, b_type, &b, product.place(1));
+            } else {
+                p.drawn(a_type, &a, product.place(0), |r| f64::from(r.below(9)) - 4.0);
+                p.drawn(b_type, &b, product.place(1), |r| f64::from(r.below(9)) - 4.0);
+            }
+            p.drawn(c_type, &c, product.places[2], |r| f64::from(r.below(9)) - 4.0);
         });
         case.exact()
     }
+}
+
+/// Random numbers of a type: between -1 and 1, or every byte.
+fn drawn(p: &mut Problem, dtype: DType, shape: &[usize], place: Place) {
+    match dtype {
+        DType::I8 => p.drawn(dtype, shape, place, |r| f64::from(r.below(256)) - 128.0),
+        _ => p.drawn(dtype, shape, place, |r| f64::from(2.0 * r.uniform() - 1.0)),
+    };
 }
 
 /// Numbers whose last bit is set, of random size and sign.
@@ -170,9 +199,8 @@ pub fn cases(tier: Tier, all: &mut Vec<Case>) {
     degenerate(all);
     epilogues(tier, all);
     special(all);
-    for dtype in [DType::F16, DType::BF16] {
-        all.push(narrow(dtype));
-    }
+    narrow(tier, all);
+    integers(tier, all);
     if tier == Tier::Full {
         large(all);
     }
@@ -307,18 +335,61 @@ fn epilogues(tier: Tier, all: &mut Vec<Case>) {
     all.push(with_epilogue("index", batched, &index, &[], 0));
 }
 
-fn narrow(dtype: DType) -> Case {
-    Case::new("gemm", format!("{dtype} 9x11x13"), move |title| {
-        let mut p = Problem::new(title);
-        for shape in [[9, 13], [13, 11]] {
-            p.drawn(dtype, &shape, ROWS, |r| f64::from(r.uniform()) - 0.5);
+/// Operands of 16 bits, in any mixture with f32; sums are f32 at least.
+fn narrow(tier: Tier, all: &mut Vec<Case>) {
+    const HALF: DType = DType::F16;
+    const BRAIN: DType = DType::BF16;
+    const SINGLE: DType = DType::F32;
+    for dtype in [HALF, BRAIN] {
+        all.push(Product::new(9, 11, 13).of([dtype; 3]).random());
+        for (a, b) in [(ROWS, ROWS), (ROWS, COLUMNS), (COLUMNS, ROWS), (COLUMNS, COLUMNS)] {
+            all.push(Product::new(20, 24, 32).of([dtype; 3]).over(a, b, ROWS).random());
         }
-        p.output(dtype, &[9, 11], ROWS);
-        p.verb(|v: &[View]| {
-            let [a, b, c] = [v[0].clone(), v[1].clone(), v[2].clone()];
-            Gemm { a, b, c, alpha: 1.0, beta: 0.0, epilogue: None, workspace: None }.into()
-        })
-    })
+        let to_f32 = Product::new(12, 20, 36).of([dtype, dtype, SINGLE]);
+        all.push(to_f32.clone().random());
+        all.push(to_f32.scaled(0.5, 1.5).random());
+        all.push(Product::new(5, 8, 12).of([dtype; 3]).scaled(2.0, 0.5).random());
+        all.push(Product::new(5, 6, 8).of([dtype; 3]).batched(&[3], [false, true]).random());
+        all.push(Product::new(1, 20, 32).of([dtype; 3]).random());
+        all.push(Product::new(20, 1, 32).of([dtype; 3]).random());
+        all.push(Product::new(12, 21, 32).of([dtype, SINGLE, SINGLE]).random());
+        all.push(Product::new(11, 23, 64).of([dtype; 3]).integers());
+        if tier == Tier::Full {
+            all.push(Product::new(129, 260, 512).of([dtype; 3]).random());
+            all.push(Product::new(129, 260, 513).of([dtype; 3]).random());
+            all.push(Product::new(30, 40, 4096).of([dtype, dtype, SINGLE]).random());
+        }
+    }
+    all.push(Product::new(12, 20, 32).of([HALF, BRAIN, SINGLE]).random());
+    all.push(Product::new(7, 9, 10).of([SINGLE, HALF, BRAIN]).random());
+}
+
+/// i8 by i8: exact in i32, rounded once in f32.
+fn integers(tier: Tier, all: &mut Vec<Case>) {
+    let mut sizes =
+        vec![(9, 11, 13), (12, 20, 64), (1, 19, 32), (19, 1, 48), (5, 4, 0), (2, 3, 4097)];
+    if tier == Tier::Full {
+        sizes.extend([(129, 260, 512), (64, 130, 1000), (1, 1000, 2048)]);
+    }
+    const BYTE: DType = DType::I8;
+    for to in [DType::I32, DType::F32] {
+        for &(m, n, k) in &sizes {
+            for (a, b) in [(ROWS, ROWS), (ROWS, COLUMNS), (COLUMNS, ROWS)] {
+                let product = Product::new(m, n, k).of([BYTE, BYTE, to]).over(a, b, ROWS);
+                all.push(product.integers());
+            }
+        }
+        let layouts = Product::new(9, 11, 16).of([BYTE, BYTE, to]);
+        all.push(layouts.clone().over(Place::Reversed, Place::Gaps, COLUMNS).integers());
+        all.push(layouts.clone().over(Place::Overlap, Place::Repeat(0b01), Place::Gaps).integers());
+        all.push(layouts.clone().scaled(1.0, 1.0).integers());
+        all.push(layouts.clone().batched(&[2, 3], [true, false]).integers());
+        all.push(layouts.batched(&[2, 3], [false, true]).integers());
+    }
+    let scaled = Product::new(9, 20, 64).of([BYTE, BYTE, DType::F32]);
+    all.push(scaled.clone().scaled(0.01, 0.0).random());
+    all.push(scaled.scaled(0.01, 2.0).over(ROWS, COLUMNS, COLUMNS).random());
+    all.push(Product::new(9, 20, 64).of([BYTE, BYTE, DType::BF16]).scaled(0.01, 0.0).random());
 }
 
 fn large(all: &mut Vec<Case>) {

@@ -50,7 +50,8 @@ impl Plane {
         let (outer, inner) = (view.layout.strides()[rank - 2], view.layout.strides()[rank - 1]);
         let (row, column) = if s.swapped { (inner, outer) } else { (outer, inner) };
         let batch = batch(view);
-        let class = if column == 1 && s.n % 4 == 0 && in_fours(&batch, row, s.m) {
+        let whole = view.dtype != DType::I32 && s.n.is_multiple_of(4);
+        let class = if column == 1 && whole && in_fours(&batch, row, s.m) {
             Class::Four
         } else if column == 0 && access == Access::Read {
             Class::Same
@@ -102,6 +103,21 @@ impl Plane {
     }
 }
 
+/// Stores whole numbers, one by one; with the old ones where `beta` is 1.
+fn integers(c: &Plane, beta: bool) -> String {
+    let [row, column] = c.strides;
+    let mut text = format!("    let at = c_at(z) + row * ${row};\n");
+    for i in 0..4 {
+        let place = format!("at + (4u * q + {i}u) * ${column}");
+        let old = if beta { format!(" + c_int({place})") } else { String::new() };
+        let _ = writeln!(
+            text,
+            "    if 4u * q + {i}u < $n {{\n        c_put({place}, bitcast<u32>(sum[{i}]{old}));\n    }}"
+        );
+    }
+    text + "}\n"
+}
+
 /// Adds `emit(job, z, row, q, sum)`, which scales the sums of elements `4 q ..` of a row of batch
 /// item `z`, adds the old c, runs the epilogue and stores. Answers whether it is long.
 pub fn finish(k: &mut Kernel, v: &Gemm, s: &Sizes) -> bool {
@@ -110,10 +126,14 @@ pub fn finish(k: &mut Kernel, v: &Gemm, s: &Sizes) -> bool {
     let c = Plane::add(k, ("c".into(), 0), &v.c, access, s);
     k.bits("alpha", v.alpha.to_bits()).bits("beta", v.beta.to_bits());
     let mut classes = (u32::from(beta) + 2 * u32::from(s.swapped)) * 3 + c.class as u32;
-    let mut text = String::from(
-        "fn emit(job: u32, z: u32, row: u32, q: u32, sum: vec4<f32>) {\n    \
-         var v = bitcast<f32>($alpha) * sum;\n",
-    );
+    let sums = if s.bytes { "i32" } else { "f32" };
+    let mut text = format!("fn emit(job: u32, z: u32, row: u32, q: u32, sum: vec4<{sums}>) {{\n");
+    if v.c.dtype == DType::I32 {
+        text.push_str(&integers(&c, beta));
+        k.constant("FINISH", classes).glue(&text);
+        return true;
+    }
+    text.push_str("    var v = bitcast<f32>($alpha) * vec4<f32>(sum);\n");
     if beta {
         let _ = writeln!(text, "    v += bitcast<f32>($beta) * {};", c.load());
     }

@@ -6,10 +6,10 @@
 //! runs the epilogue and stores.
 
 mod finish;
+mod int8;
 mod sides;
 
 use super::{LANES, Scope};
-use crate::gpu::Limits;
 use crate::kernel::{Access, Kernel};
 use crate::template::{Template, template};
 use finish::finish;
@@ -18,7 +18,33 @@ use starling_api::{DType, Error, Gemm, Layout, Result, Support, View};
 
 const GEMM_LANES: Template = template!("gemm_lanes");
 const GEMM_TILE: Template = template!("gemm_tile");
+const GEMM_DOT: Template = template!("gemm_dot");
+const GEMM_MATRIX: Template = template!("gemm_matrix");
 const GEMM_SUM: Template = template!("gemm_sum");
+
+/// What the templates compute with.
+const REALS: &str = "alias Quad = vec4<f32>;
+alias Sums = vec4<f32>;
+fn with_term(x: f32, y: Quad, sums: Sums) -> Sums {
+    return fma(vec4<f32>(x), y, sums);
+}
+";
+
+/// The same for words of four i8.
+const INTEGERS: &str = "alias Quad = vec4<u32>;
+alias Sums = vec4<i32>;
+fn with_term(x: u32, y: Quad, sums: Sums) -> Sums {
+    return sums + vec4<i32>(
+        dot4I8Packed(x, y.x),
+        dot4I8Packed(x, y.y),
+        dot4I8Packed(x, y.z),
+        dot4I8Packed(x, y.w),
+    );
+}
+";
+
+/// Workgroup memory of the kernel on cooperative matrices.
+const MATRIX_BYTES: usize = 2 * 2 * 1024 + 4 * 4096;
 
 /// Sizes of a product as the kernels see it.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +59,8 @@ struct Sizes {
     slices: usize,
     /// Fours of k in a slice.
     per_slice: usize,
+    /// Both matrices are i8.
+    bytes: bool,
 }
 
 impl Sizes {
@@ -44,11 +72,15 @@ impl Sizes {
         let in_columns = strides[rank - 1] != 1 && strides[rank - 2] == 1;
         let swapped = if n == 1 { m > 1 } else { m > 1 && in_columns };
         let (m, n) = if swapped { (n, m) } else { (m, n) };
+        let bytes = v.a.dtype == DType::I8;
+        // Words of bytes, lines padded to whole fours of them. Sums of integers are not split.
+        let (k, wanted) =
+            if bytes { (k.div_ceil(16) * 4, 1) } else { (k, slices(batches, m, n, k)) };
         let fours = k.div_ceil(4);
         // Whole steps of 16 along k.
-        let per_slice = fours.div_ceil(slices(batches, m, n, k)).next_multiple_of(4);
+        let per_slice = fours.div_ceil(wanted).next_multiple_of(4);
         let slices = fours.div_ceil(per_slice.max(1)).max(1);
-        Self { batches, m, n, k, swapped, slices, per_slice }
+        Self { batches, m, n, k, swapped, slices, per_slice, bytes }
     }
 
     /// Fours in a row of the result.
@@ -69,16 +101,21 @@ fn slices(batches: usize, m: usize, n: usize, k: usize) -> usize {
 /// How a product is run.
 pub fn supports(v: &Gemm) -> Support {
     let real = [&v.a, &v.b, &v.c].iter().all(|x| x.dtype.is_float());
-    if real { Support::Native } else { Support::No }
+    let bytes = v.a.dtype == DType::I8 && v.b.dtype == DType::I8 && int8::supports(v);
+    if real || bytes { Support::Native } else { Support::No }
 }
 
-/// Bytes for the sums of the slices, rows padded to whole fours.
+/// Bytes for the sums of the slices, rows padded to whole fours, or for packed copies of i8.
 pub fn workspace_bytes(v: &Gemm) -> usize {
-    let s = Sizes::of(v);
-    if s.slices == 1 || v.c.is_empty() {
+    if v.c.is_empty() || supports(v) != Support::Native {
         return 0;
     }
-    s.slices * s.batches * s.m * s.wide() * 16
+    let s = Sizes::of(v);
+    match s.slices {
+        _ if s.bytes => int8::workspace_bytes(v, &s),
+        1 => 0,
+        slices => slices * s.batches * s.m * s.wide() * 16,
+    }
 }
 
 /// Adds the kernels of a product.
@@ -90,12 +127,18 @@ pub fn gemm(v: &Gemm, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result<()>
         return Ok(());
     }
     let s = Sizes::of(v);
-    let (a, b) = sides(v, &s);
-    let mut k = if s.m > 4 && !scope.software {
-        tile(v, &s, [&a, &b], scope.limits)
+    let (a, b) = if s.bytes { int8::sides(v, &s, kernels)? } else { sides(v, &s) };
+    let mut k = if on_matrices(&s, [&a, &b], scope) {
+        matrix(&s, [&a, &b], scope)
+    } else if s.m > 4 && !scope.software {
+        tile(&s, [&a, &b], scope)
+    } else if !scope.software && [&a, &b].iter().all(|x| x.lies == Lies::AlongK) {
+        dot(&s)
     } else {
         lanes(&s, [&a, &b], scope)
     };
+    k.constant("BYTES", s.bytes);
+    k.glue(if s.bytes { INTEGERS } else { REALS });
     for (name, value) in [
         ("m", s.m),
         ("n", s.n),
@@ -114,7 +157,10 @@ pub fn gemm(v: &Gemm, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result<()>
         kernels.push(k);
         return Ok(());
     }
-    let parts = parts(v, &s)?;
+    let elements = s.slices * s.batches * s.m * s.wide() * 4;
+    let layout = Layout::contiguous(&[elements]);
+    let storage = workspace(v, elements * 4)?.storage.clone();
+    let parts = View { storage, dtype: DType::F32, layout };
     k.word("wide", s.wide()).fours("part", &parts, Access::Write).constant("LONG", 0u32);
     k.glue(
         "fn emit(job: u32, z: u32, row: u32, q: u32, sum: vec4<f32>) {\n    \
@@ -133,22 +179,16 @@ pub fn gemm(v: &Gemm, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result<()>
     Ok(())
 }
 
-/// The working memory as the sums of the slices.
-fn parts(v: &Gemm, s: &Sizes) -> Result<View> {
-    let elements = s.slices * s.batches * s.m * s.wide() * 4;
-    let given = v.workspace.as_ref().filter(|w| {
-        let bytes = w.len() * w.dtype.size();
-        w.layout.is_contiguous() && w.layout.offset() == 0 && bytes >= elements * 4
-    });
-    let Some(given) = given else {
-        let message = format!(
-            "it needs a contiguous workspace of {} bytes at the start of its storage",
-            elements * 4
-        );
-        return Err(Error::shape("gemm", message));
+/// The working memory, of which `bytes` are needed.
+fn workspace(v: &Gemm, bytes: usize) -> Result<&View> {
+    let fits = |w: &&View| {
+        w.layout.is_contiguous() && w.layout.offset() == 0 && w.len() * w.dtype.size() >= bytes
     };
-    let layout = Layout::contiguous(&[elements]);
-    Ok(View { storage: given.storage.clone(), dtype: DType::F32, layout })
+    v.workspace.as_ref().filter(fits).ok_or_else(|| {
+        let message =
+            format!("it needs a contiguous workspace of {bytes} bytes at its storage's start");
+        Error::shape("gemm", message)
+    })
 }
 
 /// The matrices on the left and on the right.
@@ -164,17 +204,56 @@ fn spread(k: &mut Kernel, s: &Sizes, rows: usize, columns: usize) {
     k.word("down", down).word("across", across).groups(s.batches * s.slices * down * across);
 }
 
+/// True when cooperative matrices pay and hold the operands exactly.
+fn on_matrices(s: &Sizes, [a, b]: [&Side; 2], scope: Scope<'_>) -> bool {
+    let half = [a, b].iter().all(|x| x.dtype() == DType::F16);
+    let room = scope.limits.workgroup_bytes >= MATRIX_BYTES && scope.limits.invocations >= 128;
+    scope.variant.matrix
+        && matches!(scope.limits.matrix, 8 | 16)
+        && half
+        && room
+        && s.m.min(s.n) >= 16
+}
+
+/// Cooperative matrices: four subgroups, 32 x 32 elements each.
+fn matrix(s: &Sizes, [a, b]: [&Side; 2], scope: Scope<'_>) -> Kernel {
+    let size = scope.limits.matrix;
+    let mut k = Kernel::new(GEMM_MATRIX);
+    k.enable("f16").enable("wgpu_cooperative_matrix");
+    k.constant("SIZE", size as u32).constant("WIDE", size == 16);
+    k.constant("PARTS", 32 / size as u32).constant("STEPS", 16 / size as u32);
+    k.constant("AM", a.lies == Lies::Across).constant("BK", b.lies == Lies::AlongK);
+    k.constant("FOUR", 4u32);
+    spread(&mut k, s, 64, 64);
+    k
+}
+
 /// Tiles of workgroup memory.
-fn tile(v: &Gemm, s: &Sizes, [a, b]: [&Side; 2], limits: &Limits) -> Kernel {
-    let _ = (v, limits);
+fn tile(s: &Sizes, [a, b]: [&Side; 2], scope: Scope<'_>) -> Kernel {
     let side = 8;
     let mut k = Kernel::new(GEMM_TILE);
     k.constant("SIDE", side as u32).constant("TILE", 8 * side as u32);
     k.constant("AM", a.lies == Lies::Across).constant("BK", b.lies == Lies::AlongK);
     k.constant("TWO", 2u32).constant("FOUR", 4u32).constant("EIGHT", 8u32);
     k.constant("SIXTEEN", 16u32);
-    k.glue("alias ELEMENT = f32;\n");
+    // Tiles of f16 hold f16 exactly in half the memory.
+    if s.bytes {
+        k.glue("alias ELEMENT = u32;\n");
+    } else if scope.variant.f16 && [a, b].iter().all(|x| x.dtype() == DType::F16) {
+        k.enable("f16").glue("alias ELEMENT = f16;\n");
+    } else {
+        k.glue("alias ELEMENT = f32;\n");
+    }
     spread(&mut k, s, 8 * side, 8 * side);
+    k
+}
+
+/// Few rows by columns along k: the lanes of a workgroup share a line.
+fn dot(s: &Sizes) -> Kernel {
+    let rows = if s.m == 1 { 1 } else { 4 };
+    let mut k = Kernel::new(GEMM_DOT);
+    k.constant("WG", LANES as u32).constant("R", rows as u32).constant("FOUR", 4u32);
+    spread(&mut k, s, rows, 4);
     k
 }
 
@@ -183,7 +262,7 @@ fn lanes(s: &Sizes, [a, b]: [&Side; 2], scope: Scope<'_>) -> Kernel {
     // A software device has no cheap loads, not even of one address for all lanes.
     let shared = scope.software && scope.variant.subgroups && scope.limits.lanes >= 8 && s.m > 1;
     // Elements read one by one are four times as much text to compile.
-    let most = if shared && a.fours {
+    let most = if shared {
         16
     } else if a.fours {
         8

@@ -1,7 +1,7 @@
 //! How kernels read the two matrices of a product.
 
 use crate::kernel::{Access, Kernel, Width};
-use starling_api::{Layout, View};
+use starling_api::{DType, Layout, View};
 
 /// The axis along which four elements lie together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub fn batch(view: &View) -> Layout {
 /// True when fours that begin at each batch item and at each line are fours of the storage.
 pub fn in_fours(batch: &Layout, step: isize, lines: usize) -> bool {
     let axes = batch.shape().iter().zip(batch.strides());
-    batch.offset() % 4 == 0
+    batch.offset().is_multiple_of(4)
         && axes.filter(|a| *a.0 > 1).all(|a| a.1 % 4 == 0)
         && (lines <= 1 || step % 4 == 0)
 }
@@ -62,16 +62,23 @@ impl Side {
         Self { view: view.clone(), batch, lies, fours: beside_k || beside_x, step, inner }
     }
 
+    pub fn dtype(&self) -> DType {
+        self.view.dtype
+    }
+
     /// Adds the operand `name`, and `name_four(base, line, q)`: four elements from the `4 q`th of a
     /// line. One by one, elements beyond k are 0 and those beyond the edge repeat the last.
     pub fn reads(&self, kernel: &mut Kernel, name: &'static str, [step, inner]: [&'static str; 2]) {
         let width = if self.fours { Width::Four } else { Width::One };
         kernel.over(name, &self.view, Access::Read, &self.batch, width);
         let bits = |stride: isize| stride as i32 as u32;
-        let head = format!("fn {name}_four(base: u32, line: u32, q: u32) -> vec4<f32> {{\n");
+        let head = format!("fn {name}_four(base: u32, line: u32, q: u32) -> Quad {{\n");
         if self.fours {
             kernel.bits(step, bits(self.step / 4));
-            let body = format!("    return {name}_load4((base >> 2u) + line * ${step} + q);\n}}\n");
+            // Packed bytes are read as they are.
+            let load = if self.view.dtype == DType::U32 { "quad" } else { "load4" };
+            let body =
+                format!("    return {name}_{load}((base >> 2u) + line * ${step} + q);\n}}\n");
             kernel.glue(&(head + &body));
             return;
         }

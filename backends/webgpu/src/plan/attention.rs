@@ -1,0 +1,295 @@
+//! Flash attention and its gradients.
+//!
+//! The forward is one kernel. Backward is three: delta of each query into the workspace, then
+//! `d_q` by queries and `d_k`, `d_v` by keys, so that every sum has one owner and one order.
+
+use super::rows::{EXP, LOG};
+use super::{LANES, Scope};
+use crate::kernel::{Access, Kernel, Width};
+use crate::template::{Template, template};
+use starling_api::{Attention, AttentionBackward, DType, Error, Layout, Result, Support, View};
+use std::fmt::Write;
+
+const FORWARD: Template = template!("attention");
+const DELTA: Template = template!("attention_delta");
+const D_Q: Template = template!("attention_d_q");
+const D_KV: Template = template!("attention_d_kv");
+
+/// The largest head dimension: a row of it lies in an invocation's registers.
+const MAX_DIM: usize = 256;
+
+/// Sizes of the operands.
+struct Sizes {
+    batch: usize,
+    heads: usize,
+    kv_heads: usize,
+    queries: usize,
+    keys: usize,
+    dim: usize,
+    /// Query `i` sees keys `0 .. i + diagonal`.
+    diagonal: usize,
+}
+
+impl Sizes {
+    fn of(v: &Attention) -> Self {
+        let (q, k) = (v.q.shape(), v.k.shape());
+        let (queries, keys) = (q[2], k[2]);
+        let diagonal = if v.causal { keys + 1 - queries } else { keys };
+        Self { batch: q[0], heads: q[1], kv_heads: k[1], queries, keys, dim: q[3], diagonal }
+    }
+
+    /// Queries of all heads that use one key head.
+    fn rows(&self) -> usize {
+        self.heads / self.kv_heads * self.queries
+    }
+
+    fn all_rows(&self) -> usize {
+        self.batch * self.heads * self.queries
+    }
+
+    fn quads(&self) -> usize {
+        self.dim.div_ceil(4)
+    }
+}
+
+/// How an attention is run; `gradients` are the further operands of its backward.
+pub fn supports(v: &Attention, gradients: &[&View]) -> Support {
+    let operands = [&v.q, &v.k, &v.v, &v.out, &v.lse];
+    if !operands.iter().chain(gradients).all(|o| o.dtype.is_float()) {
+        return Support::No;
+    }
+    match v.q.shape()[3] {
+        0..=MAX_DIM => Support::Native,
+        _ => Support::Composed,
+    }
+}
+
+/// Bytes of two f32 for each query: its log-sum-exp and delta.
+pub fn workspace_bytes(v: &AttentionBackward) -> usize {
+    v.forward.lse.len() * 8
+}
+
+/// True when each row of `view` is whole quads that begin where quads do.
+fn rows_of_quads(view: &View) -> bool {
+    let (shape, strides) = (view.layout.shape(), view.layout.strides());
+    let last = shape.len() - 1;
+    let steps = shape[..last].iter().zip(&strides[..last]);
+    shape[last].is_multiple_of(4)
+        && strides[last] == 1
+        && view.layout.offset().is_multiple_of(4)
+        && steps.into_iter().all(|(&n, &stride)| n <= 1 || stride % 4 == 0)
+}
+
+/// The layout of the first `axes` axes: where the rows over the others begin.
+fn leading(view: &View, axes: usize) -> Layout {
+    let l = &view.layout;
+    Layout::new(&l.shape()[..axes], &l.strides()[..axes], l.offset())
+}
+
+fn stride(view: &View, axis: usize) -> u32 {
+    view.layout.strides()[axis] as i32 as u32
+}
+
+/// A kernel over rows of head dimensions.
+struct Rows {
+    kernel: Kernel,
+    wide: bool,
+}
+
+impl Rows {
+    fn new(template: Template, sizes: &Sizes, lanes: usize, wide: bool) -> Self {
+        let mut kernel = Kernel::new(template);
+        kernel.word("dim", sizes.dim).word("quads", sizes.quads());
+        kernel.constant("WG", lanes as u32);
+        kernel.constant("QUADS", 64u32);
+        Self { kernel, wide }
+    }
+
+    /// An operand whose index space is its first `axes` axes and whose last axis is a row:
+    /// `NAME_part(at, c, step)` is its quad `c`, with zeros beyond the row, and `NAME_fill` sets it.
+    fn operand(&mut self, name: &'static str, view: &View, access: Access, axes: usize) {
+        let width = if self.wide { Width::Four } else { Width::One };
+        self.kernel.over(name, view, access, &leading(view, axes), width);
+        let load = |i: usize| format!("{name}_load(at + (4u * c + {i}u) * step)");
+        let store = |i: usize| format!("{name}_store(at + (4u * c + {i}u) * step, v[{i}])");
+        let within = |i: usize, act: String| {
+            format!("    if 4u * c + {i}u < $dim {{\n        {act};\n    }}\n")
+        };
+        let mut text = format!("fn {name}_part(at: u32, c: u32, step: u32) -> vec4<f32> {{\n");
+        if self.wide {
+            text += &format!("    return {name}_load4((at >> 2u) + c);\n}}\n");
+        } else {
+            text += "    var v = vec4<f32>();\n";
+            (0..4).for_each(|i| text += &within(i, format!("v[{i}] = {}", load(i))));
+            text += "    return v;\n}\n";
+        }
+        if access.writes() {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "fn {name}_fill(at: u32, c: u32, step: u32, v: vec4<f32>) {{");
+            if self.wide {
+                text += &format!("    {name}_store4((at >> 2u) + c, v, 4u);\n}}\n");
+            } else {
+                (0..4).for_each(|i| text += &within(i, store(i)));
+                text += "}\n";
+            }
+        }
+        self.kernel.glue(&text);
+    }
+
+    /// The words that say which keys a query sees, and by what scores are multiplied.
+    fn scores(&mut self, v: &Attention, sizes: &Sizes) {
+        let k = &mut self.kernel;
+        k.word("queries", sizes.queries).word("keys", sizes.keys);
+        k.word("diagonal", sizes.diagonal).bits("scale", v.scale.to_bits());
+        k.program("exp1", &EXP);
+        let Some(mask) = &v.mask else { return };
+        k.constant("MASKED", 1u32).bits("mask_step", stride(mask, 3));
+        // Whether a score counts, and what is added to it.
+        k.glue(match mask.dtype {
+            DType::U8 => {
+                "fn keeps(at: u32) -> bool {\n    return mask_bits(at) != 0u;\n}\n\
+                 fn added(at: u32) -> f32 {\n    return 0.0;\n}\n"
+            }
+            _ => {
+                "fn keeps(at: u32) -> bool {\n    return mask_bits(at) != 0xff800000u;\n}\n\
+                 fn added(at: u32) -> f32 {\n    return mask_load(at);\n}\n"
+            }
+        });
+    }
+
+    /// The mask, with its first `axes` axes as index space.
+    fn mask(&mut self, v: &Attention, axes: usize) {
+        if let Some(mask) = &v.mask {
+            self.kernel.over("mask", mask, Access::Read, &leading(mask, axes), Width::One);
+        }
+    }
+}
+
+/// Invocations of a workgroup.
+const GROUP: usize = 8;
+/// Rows of the other operand that an invocation meets at a time.
+const STEP: u32 = 2;
+
+pub fn forward(v: &Attention, scope: Scope<'_>, kernels: &mut Vec<Kernel>) {
+    let _ = scope;
+    let sizes = Sizes::of(v);
+    if v.lse.is_empty() {
+        return;
+    }
+    let wide = [&v.q, &v.k, &v.v, &v.out].into_iter().all(rows_of_quads);
+    let mut rows = Rows::new(FORWARD, &sizes, GROUP, wide);
+    rows.scores(v, &sizes);
+    let k = &mut rows.kernel;
+    k.constant("KEYS", STEP);
+    let per_head = sizes.rows().div_ceil(GROUP);
+    let groups = sizes.batch * sizes.kv_heads * per_head;
+    k.word("groups", groups).word("blocks", per_head).word("rows", sizes.rows());
+    k.bits("q_step", stride(&v.q, 3)).bits("out_step", stride(&v.out, 3));
+    k.bits("k_row", stride(&v.k, 2)).bits("k_step", stride(&v.k, 3));
+    k.bits("v_row", stride(&v.v, 2)).bits("v_step", stride(&v.v, 3));
+    k.bits("nothing", f32::NEG_INFINITY.to_bits());
+    k.program("log1", &LOG).groups(groups);
+    rows.operand("q", &v.q, Access::Read, 3);
+    rows.operand("k", &v.k, Access::Read, 2);
+    rows.operand("v", &v.v, Access::Read, 2);
+    rows.mask(v, 3);
+    rows.operand("out", &v.out, Access::Write, 3);
+    rows.kernel.operand("lse", &v.lse, Access::Write);
+    kernels.push(rows.kernel);
+}
+
+/// The workspace as `[log-sum-exp, delta]` of each query.
+fn saved(v: &AttentionBackward) -> Result<View> {
+    let needed = workspace_bytes(v);
+    match &v.workspace {
+        // No query: nothing is saved, and nothing is read.
+        _ if needed == 0 => return Ok(v.forward.lse.clone()),
+        Some(w) if w.layout.is_contiguous() && w.len() * w.dtype.size() >= needed => {
+            let first = w.layout.offset() * w.dtype.size();
+            if first.is_multiple_of(4) {
+                let layout = Layout::new(&[needed / 4], &[1], first / 4);
+                return Ok(View { storage: w.storage.clone(), dtype: DType::F32, layout });
+            }
+        }
+        _ => {}
+    }
+    let message = format!("it needs a contiguous workspace of {needed} bytes, aligned for f32");
+    Err(Error::shape("attention_backward", message))
+}
+
+pub fn backward(v: &AttentionBackward, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result<()> {
+    let _ = scope;
+    let sizes = Sizes::of(&v.forward);
+    let saved = saved(v)?;
+    delta(v, &sizes, &saved, kernels);
+    d_q(v, &sizes, &saved, kernels);
+    d_kv(v, &sizes, &saved, kernels);
+    Ok(())
+}
+
+fn delta(v: &AttentionBackward, sizes: &Sizes, saved: &View, kernels: &mut Vec<Kernel>) {
+    let wide = rows_of_quads(&v.forward.out) && rows_of_quads(&v.d_out);
+    let mut rows = Rows::new(DELTA, sizes, LANES, wide);
+    let k = &mut rows.kernel;
+    k.word("rows", sizes.all_rows()).bits("out_step", stride(&v.forward.out, 3));
+    k.bits("d_out_step", stride(&v.d_out, 3)).groups(sizes.all_rows().div_ceil(LANES));
+    rows.operand("out", &v.forward.out, Access::Read, 3);
+    rows.operand("d_out", &v.d_out, Access::Read, 3);
+    rows.kernel.operand("lse", &v.forward.lse, Access::Read);
+    rows.kernel.operand("rows", saved, Access::Write);
+    kernels.push(rows.kernel);
+}
+
+fn d_q(v: &AttentionBackward, sizes: &Sizes, saved: &View, kernels: &mut Vec<Kernel>) {
+    let f = &v.forward;
+    let wide = [&f.q, &f.k, &f.v, &v.d_out, &v.d_q].into_iter().all(rows_of_quads);
+    let mut rows = Rows::new(D_Q, sizes, GROUP, wide);
+    rows.scores(f, sizes);
+    let k = &mut rows.kernel;
+    k.constant("KEYS", STEP);
+    let per_head = sizes.rows().div_ceil(GROUP);
+    let groups = sizes.batch * sizes.kv_heads * per_head;
+    k.word("groups", groups).word("blocks", per_head).word("rows", sizes.rows());
+    k.bits("q_step", stride(&f.q, 3)).bits("d_out_step", stride(&v.d_out, 3));
+    k.bits("k_row", stride(&f.k, 2)).bits("k_step", stride(&f.k, 3));
+    k.bits("v_row", stride(&f.v, 2)).bits("v_step", stride(&f.v, 3));
+    k.bits("d_q_step", stride(&v.d_q, 3)).groups(groups);
+    rows.operand("q", &f.q, Access::Read, 3);
+    rows.operand("k", &f.k, Access::Read, 2);
+    rows.operand("v", &f.v, Access::Read, 2);
+    rows.operand("d_out", &v.d_out, Access::Read, 3);
+    rows.mask(f, 3);
+    rows.kernel.operand("rows", saved, Access::Read);
+    rows.operand("d_q", &v.d_q, Access::Write, 3);
+    kernels.push(rows.kernel);
+}
+
+fn d_kv(v: &AttentionBackward, sizes: &Sizes, saved: &View, kernels: &mut Vec<Kernel>) {
+    let f = &v.forward;
+    let wide = [&f.q, &f.k, &f.v, &v.d_out, &v.d_k, &v.d_v].into_iter().all(rows_of_quads);
+    let mut rows = Rows::new(D_KV, sizes, GROUP, wide);
+    rows.scores(f, sizes);
+    let k = &mut rows.kernel;
+    k.constant("QUERIES", STEP);
+    let per_head = sizes.keys.div_ceil(GROUP);
+    let groups = sizes.batch * sizes.kv_heads * per_head;
+    k.word("groups", groups).word("blocks", per_head);
+    k.word("heads_per_kv_head", sizes.heads / sizes.kv_heads);
+    k.bits("q_row", stride(&f.q, 2)).bits("q_step", stride(&f.q, 3));
+    k.bits("d_out_row", stride(&v.d_out, 2)).bits("d_out_step", stride(&v.d_out, 3));
+    k.bits("k_step", stride(&f.k, 3)).bits("v_step", stride(&f.v, 3));
+    k.bits("d_k_step", stride(&v.d_k, 3)).bits("d_v_step", stride(&v.d_v, 3));
+    if let Some(mask) = &f.mask {
+        k.bits("mask_row", stride(mask, 2));
+    }
+    k.groups(groups);
+    rows.operand("q", &f.q, Access::Read, 2);
+    rows.operand("k", &f.k, Access::Read, 3);
+    rows.operand("v", &f.v, Access::Read, 3);
+    rows.operand("d_out", &v.d_out, Access::Read, 2);
+    rows.mask(f, 2);
+    rows.kernel.operand("rows", saved, Access::Read);
+    rows.operand("d_k", &v.d_k, Access::Write, 3);
+    rows.operand("d_v", &v.d_v, Access::Write, 3);
+    kernels.push(rows.kernel);
+}

@@ -1,0 +1,91 @@
+// The gradients of keys and values: d_v = sum over queries of p d_out and
+// d_k = scale * sum over queries of p (d_out . v - delta) q, with p = exp(score - lse).
+// An invocation holds one key, its value and both gradients, and walks the queries of every head
+// that uses them, QUERIES at a time; all invocations of a workgroup read the same queries.
+
+@compute @workgroup_size(WG)
+fn main(
+    @builtin(workgroup_id) w: vec3<u32>,
+    @builtin(num_workgroups) n: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let group = w.y * n.x + w.x;
+    if group >= $groups {
+        return;
+    }
+    let kv_head = group / $blocks;
+    let first = (group % $blocks) * WG;
+    let key = min(first + lane, $keys - 1u);
+    // The first query that sees the workgroup's first key.
+    let begin = max(first + 1u, $diagonal) - $diagonal;
+    let row = kv_head * $keys + key;
+    let k_first = k_at(row);
+    let v_first = v_at(row);
+    var k: array<vec4<f32>, QUADS>;
+    var v: array<vec4<f32>, QUADS>;
+    var dk: array<vec4<f32>, QUADS>;
+    var dv: array<vec4<f32>, QUADS>;
+    for (var c = 0u; c < $quads; c++) {
+        k[c] = k_part(k_first, c, $k_step);
+        v[c] = v_part(v_first, c, $v_step);
+        dk[c] = vec4<f32>();
+        dv[c] = vec4<f32>();
+    }
+    let scale = bitcast<f32>($scale);
+    for (var h = 0u; h < $heads_per_kv_head; h++) {
+        let head = kv_head * $heads_per_kv_head + h;
+        let q_first = q_at(head);
+        let g_first = d_out_at(head);
+        //% if MASKED
+        let mask = mask_at(head) + key * $mask_step;
+        //% end
+        for (var i = begin; i < $queries; i += QUERIES) {
+            //% for i in QUERIES
+            let i#i = min(i + #i, $queries - 1u);
+            let q#i = q_first + i#i * $q_row;
+            let g#i = g_first + i#i * $d_out_row;
+            var s#i = 0.0;
+            var t#i = 0.0;
+            //% end
+            for (var c = 0u; c < $quads; c++) {
+                let k_c = k[c];
+                let v_c = v[c];
+                //% for i in QUERIES
+                s#i += dot(k_c, q_part(q#i, c, $q_step));
+                t#i += dot(v_c, d_out_part(g#i, c, $d_out_step));
+                //% end
+            }
+            //% for i in QUERIES
+            let saved#i = rows_at(2u * (head * $queries + i#i));
+            //% if MASKED
+            let at#i = mask + i#i * $mask_row;
+            let seen#i = i + #i < $queries && key < i + #i + $diagonal && keeps(at#i);
+            let x#i = s#i * scale + added(at#i) - rows_load(saved#i);
+            //% else
+            let seen#i = i + #i < $queries && key < i + #i + $diagonal;
+            let x#i = s#i * scale - rows_load(saved#i);
+            //% end
+            let p#i = select(0.0, exp1(x#i, 0u), seen#i);
+            let e#i = select(0.0, scale * (p#i * (t#i - rows_load(saved#i + 1u))), seen#i);
+            //% end
+            for (var c = 0u; c < $quads; c++) {
+                var sum_v = dv[c];
+                var sum_k = dk[c];
+                //% for i in QUERIES
+                sum_v += p#i * d_out_part(g#i, c, $d_out_step);
+                sum_k += e#i * q_part(q#i, c, $q_step);
+                //% end
+                dv[c] = sum_v;
+                dk[c] = sum_k;
+            }
+        }
+    }
+    if first + lane < $keys {
+        let d_k = d_k_at(row);
+        let d_v = d_v_at(row);
+        for (var c = 0u; c < $quads; c++) {
+            d_k_fill(d_k, c, $d_k_step, dk[c]);
+            d_v_fill(d_v, c, $d_v_step, dv[c]);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+// The gradient of queries: d_q = scale * sum over keys of p (d_out . v - delta) k, with
+// p = exp(score - lse). An invocation holds one query, as in attention.wgsl.
+
+@compute @workgroup_size(WG)
+fn main(
+    @builtin(workgroup_id) w: vec3<u32>,
+    @builtin(num_workgroups) n: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let group = w.y * n.x + w.x;
+    if group >= $groups {
+        return;
+    }
+    let head = group / $blocks;
+    let first = (group % $blocks) * WG;
+    let last = min(first + WG, $rows) - 1u;
+    let latest = select(last % $queries, $queries - 1u, first / $queries != last / $queries);
+    let end = min($keys, latest + $diagonal);
+    let k_first = k_at(head);
+    let v_first = v_at(head);
+    let scale = bitcast<f32>($scale);
+    let inside = min(first + lane, $rows - 1u);
+    let row = head * $rows + inside;
+    let limit = min($keys, inside % $queries + $diagonal);
+    let q_first = q_at(row);
+    let g_first = d_out_at(row);
+    var q: array<vec4<f32>, QUADS>;
+    var g: array<vec4<f32>, QUADS>;
+    var d: array<vec4<f32>, QUADS>;
+    for (var c = 0u; c < $quads; c++) {
+        q[c] = q_part(q_first, c, $q_step);
+        g[c] = d_out_part(g_first, c, $d_out_step);
+        d[c] = vec4<f32>();
+    }
+    let lse = rows_load(rows_at(2u * row));
+    let delta = rows_load(rows_at(2u * row + 1u));
+    //% if MASKED
+    let mask = mask_at(row);
+    //% end
+    for (var j = 0u; j < end; j += KEYS) {
+        //% for j in KEYS
+        let j#j = min(j + #j, end - 1u);
+        let k#j = k_first + j#j * $k_row;
+        let v#j = v_first + j#j * $v_row;
+        var s#j = 0.0;
+        var t#j = 0.0;
+        //% end
+        for (var c = 0u; c < $quads; c++) {
+            let q_c = q[c];
+            let g_c = g[c];
+            //% for j in KEYS
+            s#j += dot(q_c, k_part(k#j, c, $k_step));
+            t#j += dot(g_c, v_part(v#j, c, $v_step));
+            //% end
+        }
+        //% for j in KEYS
+        //% if MASKED
+        let at#j = mask + j#j * $mask_step;
+        let seen#j = j + #j < limit && keeps(at#j);
+        let p#j = exp1(s#j * scale + added(at#j) - lse, 0u);
+        //% else
+        let seen#j = j + #j < limit;
+        let p#j = exp1(s#j * scale - lse, 0u);
+        //% end
+        let e#j = select(0.0, scale * (p#j * (t#j - delta)), seen#j);
+        //% end
+        for (var c = 0u; c < $quads; c++) {
+            var sum = d[c];
+            //% for j in KEYS
+            sum += e#j * k_part(k#j, c, $k_step);
+            //% end
+            d[c] = sum;
+        }
+    }
+    if first + lane < $rows {
+        let d_q = d_q_at(row);
+        for (var c = 0u; c < $quads; c++) {
+            d_q_fill(d_q, c, $d_q_step, d[c]);
+        }
+    }
+}
