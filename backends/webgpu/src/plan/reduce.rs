@@ -1,6 +1,6 @@
-//! Reductions. Where elements beside each other are reduced, invocations work along the reduced axes
-//! (rows); else each takes a column, or four. Long reductions to few results take two stages, with
-//! the results of parts in working memory between them.
+//! Reductions. Where elements beside each other are reduced, invocations work along the reduced
+//! axes (rows); else each takes a column, or four. Long reductions to few results take two stages,
+//! with the results of parts in working memory between them.
 
 use super::map::{pack, parameter_arguments, parameters};
 use super::rows::{Spread, block};
