@@ -1,6 +1,6 @@
 
-// losses = lse - logits[target], lse = log(sum(exp(logits))); no loss where the target is ignored or
-// no column.
+// losses = lse - logits[target], lse = log(sum(exp(logits))); no loss where the target is ignored
+// or no column.
 fn rows_of(row: u32, stored: bool, lane: u32, mine: u32) {
     let x = x_row(row);
     let top = largest(x, lane, mine);

@@ -1,7 +1,7 @@
-// What kernels over rows begin with: T is what one step moves, an element or four of them (FOUR), and
-// the L invocations of a row combine what each of them found. L is a power of two; a workgroup of WG
-// holds ROWS = WG / L rows. Rows beyond the last one are computed again, so that barriers are met by
-// all, and not stored.
+// What kernels over rows begin with: T is what one step moves, an element or four of them (FOUR),
+// and the L invocations of a row combine what each of them found. L is a power of two; a workgroup
+// of WG holds ROWS = WG / L rows. Rows beyond the last one are computed again, so that barriers
+// are met by all, and not stored.
 
 //% if FOUR
 alias T = vec4<f32>;

@@ -1,6 +1,6 @@
 
-// How elements are combined, T at a time: one of ADD, TOP (the largest), ARG (its position), VAR; with
-// LEAST the smallest takes the place of the largest.
+// How elements are combined, T at a time: one of ADD, TOP (the largest), ARG (its position), VAR;
+// with LEAST the smallest takes the place of the largest.
 
 //% if FOUR
 alias TB = vec4<bool>;

@@ -1,6 +1,6 @@
 
-// An invocation reduces part p of column o, or of four columns beside each other (FOUR): `value(r)` is
-// row r of the columns that `begin` chose.
+// An invocation reduces part p of column o, or of four columns beside each other (FOUR):
+// `value(r)` is row r of the columns that `begin` chose.
 
 fn put(column: u32, part: u32, v: f32, extra: f32, at: u32) {
 //% if PARTS

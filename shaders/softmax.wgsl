@@ -1,6 +1,6 @@
 
-// y = exp(x - max) / sum(exp(x - max)), or its logarithm (LOG). With KEEP the exponentials wait in y
-// for the sum, else they are computed again.
+// y = exp(x - max) / sum(exp(x - max)), or its logarithm (LOG). With KEEP the exponentials wait in
+// y for the sum, else they are computed again.
 fn rows_of(row: u32, stored: bool, lane: u32, mine: u32) {
     let x = x_row(row);
     let y = y_row(row);

@@ -1,12 +1,13 @@
-//! Reductions. Where elements beside each other are reduced, invocations work along the reduced axes
-//! (rows); else each takes a column, or four. Long reductions to few results take two stages, with
-//! the results of parts in working memory between them.
+//! Reductions. Where elements beside each other are reduced, invocations work along the reduced
+//! axes (rows); else each takes a column, or four. Long reductions to few results take two stages,
+//! with the results of parts in working memory between them.
 
 use super::map::{pack, parameter_arguments, parameters};
 use super::rows::{Spread, block};
 use super::{LANES, Scope, working_memory};
 use crate::kernel::{Access, Axis, Kernel, Width, axes};
 use crate::template::{Template, template};
+use crate::variant::Variant;
 use starling_api::{DType, Layout, Reduce, ReduceKind, Result, View};
 use starling_ops::program::Op;
 use std::fmt::Write;
@@ -269,7 +270,11 @@ pub fn reduce(v: &Reduce, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result
     let operands = v.params.iter_mut().chain(&mut v.inputs).collect();
     pack(std::slice::from_ref(written), operands, scope, kernels)?;
     let four = cut.in_fours(&v);
-    let mut k = if cut.by_rows { by_rows(scope, &cut, four) } else { by_columns(&cut, four) };
+    let plain = Scope { variant: Variant { subgroups: false, ..scope.variant }, ..scope };
+    // Comparisons go through workgroup memory in every variant: subgroups do not know NaN's order.
+    let sums = matches!(v.kind, ReduceKind::Sum | ReduceKind::Mean | ReduceKind::Var { .. });
+    let wanted = if sums { scope } else { plain };
+    let mut k = if cut.by_rows { by_rows(wanted, &cut, four) } else { by_columns(&cut, four) };
     kind_constants(&mut k, v.kind, cut.n);
     k.constant("PARTS", cut.parts > 1).constant("STEP", if four { 4u32 } else { 1 });
     values(&mut k, &v, &cut, four);

@@ -86,8 +86,7 @@ impl Spread {
         let in_steps = |n: usize| if four { n.div_ceil(4) } else { n };
         let (items, steps) = (in_steps(n), in_steps(reach));
         let (lanes, size) = if scope.software {
-            // A subgroup has eight lanes there, and barriers cost more than scattered loads.
-            (if count >= 64 || steps <= 1 { 1 } else { 8 }, 8)
+            Self::on_a_processor(scope, count, steps)
         } else {
             let most = scope.limits.invocations.min(MOST);
             let lanes = if steps <= 2 { 1 } else { steps.div_ceil(4).next_power_of_two().max(4) };
@@ -95,6 +94,19 @@ impl Spread {
         };
         let block = lanes * block(steps.div_ceil(lanes));
         Self { count, n, items, four, lanes, size, block }
+    }
+
+    /// Invocations of a row and of a workgroup where a subgroup has eight lanes, barriers cost more
+    /// than scattered loads, and a workgroup as much as a hundred elements.
+    fn on_a_processor(scope: Scope<'_>, count: usize, steps: usize) -> (usize, usize) {
+        const LONG: usize = 64;
+        match count {
+            _ if steps >= LONG && scope.variant.subgroups => (8, 8),
+            2048.. => (1, 64),
+            64.. => (1, 8),
+            _ if steps <= 1 => (1, 8),
+            _ => (8, 8),
+        }
     }
 
     /// For views of one shape, the last axis along the rows, and vectors of a row's length.
