@@ -8,6 +8,10 @@ fn main(
 ) {
     let q = (w.y * n.x + w.x) * WG + lane;
     if 4u * q < $len {
+        //% if WHOLE
+        quad(q, 4u);
+        //% else
         quad(q, $len - 4u * q);
+        //% end
     }
 }

@@ -130,7 +130,8 @@ fn nan<M: Math>(m: M) -> M::V {
 /// [`Math::scale`]: two factors, so that overflow and subnormal results come out right.
 #[inline(always)]
 pub fn scale<M: Math>(m: M, p: M::V, n: M::V) -> M::V {
-    let k = m.to_uint(m.add(n, m.lit(254.0)));
+    // Beside 2^23 the last bits are the integer itself: no conversion is needed.
+    let k = m.usub(m.bits(m.add(n, m.lit(8_388_608.0 + 254.0))), m.ulit(0x4b00_0000));
     let half = m.ushr(k, 1);
     let first = m.from_bits(m.ushl(half, 23));
     let second = m.from_bits(m.ushl(m.usub(k, half), 23));
@@ -174,7 +175,9 @@ pub fn exp<M: Math>(m: M, x: M::V) -> M::V {
 fn half_expm1<M: Math>(m: M, x: M::V) -> M::V {
     let (n, r) = reduce_exp(m, x);
     let e = m.mul_add(horner(m, r, EXP), m.mul(r, r), r);
-    let half_power = m.from_bits(m.ushl(m.to_uint(m.add(n, m.lit(126.0))), 23));
+    // Beside 2^23 the last bits are the integer itself; the shift drops the others.
+    let exponent = m.bits(m.add(n, m.lit(8_388_608.0 + 126.0)));
+    let half_power = m.from_bits(m.ushl(exponent, 23));
     m.mul_add(half_power, e, m.sub(half_power, m.lit(0.5)))
 }
 

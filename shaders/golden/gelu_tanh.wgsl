@@ -25,8 +25,8 @@ fn sl_tanh(x0: f32) -> f32 {
     let v22 = fma(v13, v20, 0.49999997f);
     let v23 = v13 * v13;
     let v24 = fma(v22, v23, v13);
-    let v26 = v8 + 126.0f;
-    let v27 = u32(v26);
+    let v26 = v8 + 8388734.0f;
+    let v27 = bitcast<u32>(v26);
     let v28 = v27 << 23u;
     let v29 = bitcast<f32>(v28);
     let v31 = v29 - 0.5f;

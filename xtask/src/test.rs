@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn a_verification_that_did_not_happen_is_a_failure() {
         let line = r#"{"passed":7,"failed":0,"skipped":1,"device":"cpu","isa":"avx2"}"#;
-        assert_eq!(verified(line, "avx2"), Ok("7 passed, 1 skipped".to_string()));
+        assert_eq!(verified(line, "avx2"), Ok("7 of 8 cases passed, 1 skipped".to_string()));
         assert!(verified(line, "scalar").is_err());
         assert!(verified(&line.replace("7", "0"), "avx2").is_err());
         assert!(verified(&line.replace(":0", ":1"), "avx2").is_err());

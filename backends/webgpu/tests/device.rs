@@ -1,6 +1,9 @@
 //! What a device does at its limits: large and empty operands, exhausted memory, its own end.
 
-use starling_api::{Backend, Copy, DType, Error, Fill, Gather, Layout, Map, Program, Stream, View};
+use starling_api::{
+    Backend, Copy, DType, Error, Fill, Gather, Gemm, Layout, Map, Program, Softmax, Stream, Verb,
+    View,
+};
 use starling_ops::program::{Builder, Op};
 use starling_webgpu::{Options, WebGpuBackend, adapters};
 use std::sync::Arc;
@@ -75,6 +78,56 @@ fn a_weight_of_300_mib_is_read_and_written_in_every_part() {
             assert_eq!(found[place * 1024..][..2], [row as f32, 0.5], "{variant}: row {row}");
             let at = download(&*stream, &part(&squares, row * 1024, 2)).unwrap();
             assert_eq!(at, [(row * row) as f32, 0.25], "{variant}: the square of row {row}");
+        }
+    }
+}
+
+#[test]
+fn a_product_with_a_weight_of_300_mib_picks_its_rows() {
+    for options in ["plain", "subgroup", "plain+hardware"] {
+        let backend = WebGpuBackend::with(0, options.parse().unwrap()).unwrap();
+        let stream = backend.stream().unwrap();
+        let (table, rows) = weight(&backend, &*stream);
+        let wanted = [0, rows / 3, 2 * rows / 3, rows - 1];
+        let mut one_hot = vec![0f32; 4 * rows];
+        wanted.iter().enumerate().for_each(|(i, row)| one_hot[i * rows + row] = 1.0);
+        let a = memory(&backend, DType::F32, &[4, rows]);
+        upload(&*stream, &one_hot, &a);
+        let c = memory(&backend, DType::F32, &[4, 1024]);
+        let (alpha, beta, epilogue) = (1.0, 0.0, None);
+        let mut verb: Verb =
+            Gemm { a, b: table, c: c.clone(), alpha, beta, epilogue, workspace: None }.into();
+        let bytes = backend.workspace_bytes(&verb);
+        if let (true, Some(slot)) = (bytes > 0, verb.workspace_mut()) {
+            *slot = Some(memory(&backend, DType::F32, &[bytes.div_ceil(4)]));
+        }
+        stream.submit(&verb).unwrap();
+        let found = download(&*stream, &c).unwrap();
+        for (place, row) in wanted.into_iter().enumerate() {
+            assert_eq!(found[place * 1024..][..2], [row as f32, 0.5], "{options}: row {row}");
+        }
+    }
+}
+
+#[test]
+fn seventy_thousand_rows_are_more_than_one_side_of_a_dispatch() {
+    for options in ["plain", "subgroup", "plain+hardware"] {
+        let backend = WebGpuBackend::with(0, options.parse().unwrap()).unwrap();
+        let stream = backend.stream().unwrap();
+        let (rows, n) = (70_000, 12);
+        let x = memory(&backend, DType::F32, &[rows, n]);
+        let y = memory(&backend, DType::F32, &[rows, n]);
+        let values: Vec<f32> = (0..rows * n).map(|i| ((i / n + i % n * 7) % 23) as f32).collect();
+        upload(&*stream, &values, &x);
+        stream.submit(&Softmax { x, y: y.clone(), log: false }.into()).unwrap();
+        let found = download(&*stream, &y).unwrap();
+        for (row, (x, y)) in values.chunks(n).zip(found.chunks(n)).enumerate() {
+            let largest = x.iter().copied().fold(f32::MIN, f32::max);
+            let sum: f64 = x.iter().map(|x| f64::from(x - largest).exp()).sum();
+            for (x, y) in x.iter().zip(y) {
+                let want = f64::from(x - largest).exp() / sum;
+                assert!((f64::from(*y) - want).abs() < 1e-5 * want, "{options}: row {row}");
+            }
         }
     }
 }

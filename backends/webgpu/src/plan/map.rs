@@ -11,6 +11,8 @@ use std::fmt::Write;
 
 const MAP: Template = template!("map");
 const MAP4: Template = template!("map4");
+/// Invocations of a workgroup that moves fours.
+const WIDE: usize = 256;
 
 /// A view of which every element is the same one.
 fn repeats(view: &View) -> bool {
@@ -117,7 +119,9 @@ fn one_by_one(v: &Map, inputs: &[View], len: usize) -> Kernel {
 
 fn in_quads(v: &Map, inputs: &[View], len: usize) -> Kernel {
     let mut k = Kernel::new(MAP4);
-    k.constant("WG", LANES as u32).word("len", len);
+    k.constant("WG", WIDE as u32).word("len", len);
+    // Without a tail the branch for one is left out: masked lanes would take it every time.
+    k.constant("WHOLE", len.is_multiple_of(4));
     let mut glue = String::from("fn quad(q: u32, count: u32) {\n");
     for (i, x) in inputs.iter().enumerate() {
         let name = format!("x{i}");
@@ -149,6 +153,6 @@ fn in_quads(v: &Map, inputs: &[View], len: usize) -> Kernel {
         let _ = writeln!(glue, "    y{o}_store4(y{o}_at(0u) / 4u + q, {value}, count);");
     }
     glue.push_str("}\n");
-    k.glue(&glue).groups(len.div_ceil(4 * LANES));
+    k.glue(&glue).groups(len.div_ceil(4 * WIDE));
     k
 }
