@@ -48,7 +48,7 @@ pub fn test_neon(steps: &mut Steps, full: bool) {
         }
         let mut verify = cargo(toolchain, processor, "run");
         verify.args(["-p", "starling-cli", "--"]);
-        test::verify(steps, &mut verify, "neon", "quick");
+        test::verify(steps, &mut verify, "cpu", "neon", "quick");
     }
     steps.skip(&format!("{LONG}: hours in an emulator"));
     if !full {

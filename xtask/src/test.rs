@@ -42,10 +42,19 @@ pub fn test(steps: &mut Steps, quick: bool) {
     if quick {
         steps.skip("examples in the documentation and the full table of cases: --quick");
     } else {
-        for row in present() {
+        let starling = || {
             let mut command = run::cargo();
             command.args(["run", "--release", "--package", "starling-cli", "--"]);
-            verify(steps, command.env("STARLING_ISA", row), row, "full");
+            command
+        };
+        for row in present() {
+            verify(steps, starling().env("STARLING_ISA", row), "cpu", row, "full");
+        }
+        for options in webgpu::VARIANTS {
+            let mut command = starling();
+            command.env("STARLING_WEBGPU", options);
+            let variant = options.split('+').next().unwrap_or(options);
+            verify(steps, &mut command, "webgpu:0", variant, "full");
         }
     }
     for what in absent() {
@@ -53,10 +62,11 @@ pub fn test(steps: &mut Steps, quick: bool) {
     }
 }
 
-/// Holds the CPU to the table of cases; `command` runs `starling` and names the row.
-pub fn verify(steps: &mut Steps, command: &mut Command, row: &str, tier: &str) {
-    command.args(["verify", "--device", "cpu", "--tier", tier, "--json"]);
-    steps.step(&format!("verify --tier {tier} on {row}"), || {
+/// Holds a device to the table of cases; `command` runs `starling` with a variable that forces the
+/// row of vector instructions or the variant of shaders.
+pub fn verify(steps: &mut Steps, command: &mut Command, device: &str, row: &str, tier: &str) {
+    command.args(["verify", "--device", device, "--tier", tier, "--json"]);
+    steps.step(&format!("verify --tier {tier} on {device}, {row}"), || {
         let mut last = String::new();
         let result = run::status_with_lines(command, |line| last = line.to_string());
         let counts = verified(&last, row);
@@ -71,7 +81,10 @@ fn verified(line: &str, row: &str) -> Result<String, String> {
         return Err(format!("ran on {} and not on {row}", counts["isa"]));
     }
     match (counts["passed"].as_u64(), counts["failed"].as_u64(), &counts["skipped"]) {
-        (Some(passed @ 1..), Some(0), skipped) => Ok(format!("{passed} passed, {skipped} skipped")),
+        (Some(passed @ 1..), Some(0), skipped) => {
+            let all = passed + skipped.as_u64().unwrap_or(0);
+            Ok(format!("{passed} of {all} cases passed, {skipped} skipped"))
+        }
         _ => Err(line.to_string()),
     }
 }

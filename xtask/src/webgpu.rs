@@ -4,6 +4,10 @@ use crate::debian;
 use crate::run::{self, Steps};
 use serde_json::Value;
 
+/// What `STARLING_WEBGPU` is set to, one run of the table each: every variant, and the kernels of
+/// silicon also on a driver that computes on the processor.
+pub const VARIANTS: [&str; 5] = ["plain", "subgroup", "f16", "plain+hardware", "subgroup+hardware"];
+
 /// What `starling devices` says of WebGPU: the adapters' descriptions, or the reason that there are
 /// none.
 fn found() -> Result<Vec<String>, String> {

@@ -109,7 +109,8 @@ impl Rows {
     }
 
     /// An operand whose index space is its first `axes` axes and whose last axis is a row:
-    /// `NAME_part(at, c, step)` is its quad `c`, with zeros beyond the row, and `NAME_fill` sets it.
+    /// `NAME_part(at, c, step)` is its quad `c`, with zeros beyond the row, and `NAME_fill` sets
+    /// it.
     fn operand(&mut self, name: &'static str, view: &View, access: Access, axes: usize) {
         let width = if self.wide { Width::Four } else { Width::One };
         self.kernel.over(name, view, access, &leading(view, axes), width);

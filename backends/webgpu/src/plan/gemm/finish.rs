@@ -75,9 +75,8 @@ impl Plane {
             Class::Same => format!("vec4<f32>({x}_load({x}_at(z) + row * ${row}))"),
             Class::One => {
                 let one = |i| {
-                    format!(
-                        "{x}_load({x}_at(z) + row * ${row} + min(4u * q + {i}u, $n - 1u) * ${column})"
-                    )
+                    let at = format!("min(4u * q + {i}u, $n - 1u) * ${column}");
+                    format!("{x}_load({x}_at(z) + row * ${row} + {at})")
                 };
                 format!("vec4<f32>({}, {}, {}, {})", one(0), one(1), one(2), one(3))
             }
@@ -110,10 +109,8 @@ fn integers(c: &Plane, beta: bool) -> String {
     for i in 0..4 {
         let place = format!("at + (4u * q + {i}u) * ${column}");
         let old = if beta { format!(" + c_int({place})") } else { String::new() };
-        let _ = writeln!(
-            text,
-            "    if 4u * q + {i}u < $n {{\n        c_put({place}, bitcast<u32>(sum[{i}]{old}));\n    }}"
-        );
+        let put = format!("c_put({place}, bitcast<u32>(sum[{i}]{old}))");
+        let _ = writeln!(text, "    if 4u * q + {i}u < $n {{\n        {put};\n    }}");
     }
     text + "}\n"
 }
