@@ -29,6 +29,12 @@ fn main(
     // Invocations beyond the rows repeat the last one and store nothing.
     let inside = min(first + lane, $rows - 1u);
     let row = head * $rows + inside;
+    //% if REDO
+    // Only the rows that another kernel left.
+    if lse_bits(lse_at(row)) != AGAIN {
+        return;
+    }
+    //% end
     let limit = min($keys, inside % $queries + $diagonal);
     let q_first = q_at(row);
     var q: array<vec4<f32>, QUADS>;

@@ -11,6 +11,9 @@ use starling_api::{Attention, AttentionBackward, DType, Error, Layout, Result, S
 use std::fmt::Write;
 
 const FORWARD: Template = template!("attention");
+const FORWARD_LANES: Template = template!("attention_lanes");
+const D_Q_LANES: Template = template!("attention_lanes_d_q");
+const D_KV_LANES: Template = template!("attention_lanes_d_kv");
 const DELTA: Template = template!("attention_delta");
 const D_Q: Template = template!("attention_d_q");
 const D_KV: Template = template!("attention_d_kv");
@@ -97,11 +100,11 @@ struct Rows {
 }
 
 impl Rows {
-    fn new(template: Template, sizes: &Sizes, lanes: usize, wide: bool) -> Self {
+    fn new(template: Template, sizes: &Sizes, lanes: usize, quads: usize, wide: bool) -> Self {
         let mut kernel = Kernel::new(template);
         kernel.word("dim", sizes.dim).word("quads", sizes.quads());
         kernel.constant("WG", lanes as u32);
-        kernel.constant("QUADS", 64u32);
+        kernel.constant("QUADS", quads as u32);
         Self { kernel, wide }
     }
 
@@ -166,23 +169,96 @@ impl Rows {
     }
 }
 
+/// Quads of the arrays of kernels for any head dimension. A software driver's compiler unrolls loops
+/// over smaller arrays by itself, whatever their bounds, and then takes many seconds.
+const ANY_QUADS: usize = MAX_DIM / 4;
 /// Invocations of a workgroup.
 const GROUP: usize = 8;
-/// Rows of the other operand that an invocation meets at a time.
-const STEP: u32 = 2;
+
+/// Rows of the other operand that an invocation meets at a time: up to `deep` quads of them, since
+/// unrolled text grows with that number and a compiler's time faster than the text. The order of
+/// additions follows from it, so it is the same for every kernel.
+fn step(sizes: &Sizes, deep: usize) -> usize {
+    (deep / sizes.quads().max(1)).clamp(1, 2)
+}
+
+/// Quads of a step of the forward, and of the backward, which unrolls twice as much.
+const DEEP: [usize; 2] = [32, 16];
+
+/// The bits, those of a NaN, that mark a row as one to be computed again.
+const AGAIN: u32 = 0x7fc0_a6a1;
+
+/// Lanes that load tiles together: L of them, with R rows each against STEP rows of the other side.
+struct Tile {
+    lanes: usize,
+    rows: usize,
+    step: usize,
+}
+
+impl Tile {
+    /// How rows of `quads` are cut for a driver on the processor; `None` where that does not pay.
+    fn of(quads: usize, step: usize, wide: bool, scope: Scope<'_>) -> Option<Self> {
+        let lanes = scope.limits.lanes;
+        let pays = scope.software && scope.variant.subgroups && matches!(lanes, 8 | 16);
+        if !pays || !wide || !(1..=32).contains(&quads) {
+            return None;
+        }
+        let rows = if quads > 16 { 1 } else { 2 };
+        Some(Self { lanes, rows, step })
+    }
+
+    /// A kernel whose tiles are `step` rows, which the template calls by `name`.
+    fn rows(&self, template: Template, sizes: &Sizes, name: &'static str) -> Rows {
+        let quads = sizes.quads();
+        let mut rows = Rows::new(template, sizes, self.lanes, quads, true);
+        let k = &mut rows.kernel;
+        k.constant("L", self.lanes as u32).constant("R", self.rows as u32);
+        k.constant(name, self.step as u32);
+        k.constant("LOADS", (self.step * quads).div_ceil(self.lanes) as u32);
+        rows
+    }
+}
+
+/// A kernel for any head dimension and any strides.
+fn one_by_one(
+    template: Template,
+    sizes: &Sizes,
+    wide: bool,
+    (name, step): (&'static str, usize),
+) -> Rows {
+    let mut rows = Rows::new(template, sizes, GROUP, ANY_QUADS, wide);
+    rows.kernel.constant(name, step as u32);
+    rows
+}
 
 pub fn forward(v: &Attention, scope: Scope<'_>, kernels: &mut Vec<Kernel>) {
-    let _ = scope;
     let sizes = Sizes::of(v);
     if v.lse.is_empty() {
         return;
     }
+    let (quads, step) = (sizes.quads(), step(&sizes, DEEP[0]));
     let wide = [&v.q, &v.k, &v.v, &v.out].into_iter().all(rows_of_quads);
-    let mut rows = Rows::new(FORWARD, &sizes, GROUP, wide);
-    rows.scores(v, &sizes);
+    let some_hidden = v.causal || v.mask.is_some();
+    let tile = Tile::of(quads, step, wide && (v.lse.dtype == DType::F32 || !some_hidden), scope);
+    if let Some(tile) = &tile {
+        let mut rows = tile.rows(FORWARD_LANES, &sizes, "KEYS");
+        rows.kernel.constant("MAY_REDO", some_hidden).constant("AGAIN", AGAIN);
+        rows.kernel.constant("ENDS", !sizes.keys.is_multiple_of(tile.step) || v.causal);
+        kernels.push(by_queries(v, &sizes, rows, tile.lanes * tile.rows));
+        if !some_hidden {
+            return;
+        }
+    }
+    let mut rows = one_by_one(FORWARD, &sizes, wide, ("KEYS", step));
+    rows.kernel.constant("REDO", tile.is_some()).constant("AGAIN", AGAIN);
+    kernels.push(by_queries(v, &sizes, rows, GROUP));
+}
+
+/// Gives the kernel its operands; a workgroup computes `block` rows.
+fn by_queries(v: &Attention, sizes: &Sizes, mut rows: Rows, block: usize) -> Kernel {
+    rows.scores(v, sizes);
     let k = &mut rows.kernel;
-    k.constant("KEYS", STEP);
-    let per_head = sizes.rows().div_ceil(GROUP);
+    let per_head = sizes.rows().div_ceil(block);
     let groups = sizes.batch * sizes.kv_heads * per_head;
     k.word("groups", groups).word("blocks", per_head).word("rows", sizes.rows());
     k.bits("q_step", stride(&v.q, 3)).bits("out_step", stride(&v.out, 3));
@@ -195,8 +271,8 @@ pub fn forward(v: &Attention, scope: Scope<'_>, kernels: &mut Vec<Kernel>) {
     rows.operand("v", &v.v, Access::Read, 2);
     rows.mask(v, 3);
     rows.operand("out", &v.out, Access::Write, 3);
-    rows.kernel.operand("lse", &v.lse, Access::Write);
-    kernels.push(rows.kernel);
+    rows.kernel.operand("lse", &v.lse, Access::ReadWrite);
+    rows.kernel
 }
 
 /// The workspace as `[log-sum-exp, delta]` of each query.
@@ -219,18 +295,17 @@ fn saved(v: &AttentionBackward) -> Result<View> {
 }
 
 pub fn backward(v: &AttentionBackward, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result<()> {
-    let _ = scope;
     let sizes = Sizes::of(&v.forward);
     let saved = saved(v)?;
-    delta(v, &sizes, &saved, kernels);
-    d_q(v, &sizes, &saved, kernels);
-    d_kv(v, &sizes, &saved, kernels);
+    kernels.push(delta(v, &sizes, &saved));
+    kernels.push(d_q(v, &sizes, &saved, scope));
+    kernels.push(d_kv(v, &sizes, &saved, scope));
     Ok(())
 }
 
-fn delta(v: &AttentionBackward, sizes: &Sizes, saved: &View, kernels: &mut Vec<Kernel>) {
+fn delta(v: &AttentionBackward, sizes: &Sizes, saved: &View) -> Kernel {
     let wide = rows_of_quads(&v.forward.out) && rows_of_quads(&v.d_out);
-    let mut rows = Rows::new(DELTA, sizes, LANES, wide);
+    let mut rows = Rows::new(DELTA, sizes, LANES, ANY_QUADS, wide);
     let k = &mut rows.kernel;
     k.word("rows", sizes.all_rows()).bits("out_step", stride(&v.forward.out, 3));
     k.bits("d_out_step", stride(&v.d_out, 3)).groups(sizes.all_rows().div_ceil(LANES));
@@ -238,17 +313,20 @@ fn delta(v: &AttentionBackward, sizes: &Sizes, saved: &View, kernels: &mut Vec<K
     rows.operand("d_out", &v.d_out, Access::Read, 3);
     rows.kernel.operand("lse", &v.forward.lse, Access::Read);
     rows.kernel.operand("rows", saved, Access::Write);
-    kernels.push(rows.kernel);
+    rows.kernel
 }
 
-fn d_q(v: &AttentionBackward, sizes: &Sizes, saved: &View, kernels: &mut Vec<Kernel>) {
+fn d_q(v: &AttentionBackward, sizes: &Sizes, saved: &View, scope: Scope<'_>) -> Kernel {
     let f = &v.forward;
     let wide = [&f.q, &f.k, &f.v, &v.d_out, &v.d_q].into_iter().all(rows_of_quads);
-    let mut rows = Rows::new(D_Q, sizes, GROUP, wide);
+    let step = step(sizes, DEEP[1]);
+    let (mut rows, block) = match Tile::of(sizes.quads(), step, wide, scope) {
+        Some(tile) => (tile.rows(D_Q_LANES, sizes, "KEYS"), tile.lanes * tile.rows),
+        None => (one_by_one(D_Q, sizes, wide, ("KEYS", step)), GROUP),
+    };
     rows.scores(f, sizes);
     let k = &mut rows.kernel;
-    k.constant("KEYS", STEP);
-    let per_head = sizes.rows().div_ceil(GROUP);
+    let per_head = sizes.rows().div_ceil(block);
     let groups = sizes.batch * sizes.kv_heads * per_head;
     k.word("groups", groups).word("blocks", per_head).word("rows", sizes.rows());
     k.bits("q_step", stride(&f.q, 3)).bits("d_out_step", stride(&v.d_out, 3));
@@ -262,17 +340,20 @@ fn d_q(v: &AttentionBackward, sizes: &Sizes, saved: &View, kernels: &mut Vec<Ker
     rows.mask(f, 3);
     rows.kernel.operand("rows", saved, Access::Read);
     rows.operand("d_q", &v.d_q, Access::Write, 3);
-    kernels.push(rows.kernel);
+    rows.kernel
 }
 
-fn d_kv(v: &AttentionBackward, sizes: &Sizes, saved: &View, kernels: &mut Vec<Kernel>) {
+fn d_kv(v: &AttentionBackward, sizes: &Sizes, saved: &View, scope: Scope<'_>) -> Kernel {
     let f = &v.forward;
     let wide = [&f.q, &f.k, &f.v, &v.d_out, &v.d_k, &v.d_v].into_iter().all(rows_of_quads);
-    let mut rows = Rows::new(D_KV, sizes, GROUP, wide);
+    let step = step(sizes, DEEP[1]);
+    let (mut rows, block) = match Tile::of(sizes.quads(), step, wide, scope) {
+        Some(tile) => (tile.rows(D_KV_LANES, sizes, "QUERIES"), tile.lanes),
+        None => (one_by_one(D_KV, sizes, wide, ("QUERIES", step)), GROUP),
+    };
     rows.scores(f, sizes);
     let k = &mut rows.kernel;
-    k.constant("QUERIES", STEP);
-    let per_head = sizes.keys.div_ceil(GROUP);
+    let per_head = sizes.keys.div_ceil(block);
     let groups = sizes.batch * sizes.kv_heads * per_head;
     k.word("groups", groups).word("blocks", per_head);
     k.word("heads_per_kv_head", sizes.heads / sizes.kv_heads);
@@ -292,5 +373,5 @@ fn d_kv(v: &AttentionBackward, sizes: &Sizes, saved: &View, kernels: &mut Vec<Ke
     rows.kernel.operand("rows", saved, Access::Read);
     rows.operand("d_k", &v.d_k, Access::Write, 3);
     rows.operand("d_v", &v.d_v, Access::Write, 3);
-    kernels.push(rows.kernel);
+    rows.kernel
 }
