@@ -169,8 +169,8 @@ impl Rows {
     }
 }
 
-/// Quads of the arrays of kernels for any head dimension. A software driver's compiler unrolls loops
-/// over smaller arrays by itself, whatever their bounds, and then takes many seconds.
+/// Quads of the arrays of kernels for any head dimension. A software driver's compiler unrolls
+/// loops over smaller arrays by itself, whatever their bounds, and then takes many seconds.
 const ANY_QUADS: usize = MAX_DIM / 4;
 /// Invocations of a workgroup.
 const GROUP: usize = 8;
