@@ -6,12 +6,16 @@ fn main(
     @builtin(num_workgroups) n: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let q = (w.y * n.x + w.x) * WG + lane;
-    if 4u * q < $len {
-        //% if WHOLE
-        quad(q, 4u);
-        //% else
-        quad(q, $len - 4u * q);
-        //% end
+    // Several fours for each invocation where there are many: starting one costs as much.
+    let first = (w.y * n.x + w.x) * WG * $repeat + lane;
+    for (var j = 0u; j < $repeat; j++) {
+        let q = first + j * WG;
+        if 4u * q < $len {
+            //% if WHOLE
+            quad(q, 4u);
+            //% else
+            quad(q, $len - 4u * q);
+            //% end
+        }
     }
 }

@@ -169,11 +169,17 @@ impl Rows {
     }
 }
 
-/// Quads of the arrays of kernels for any head dimension. A software driver's compiler unrolls
-/// loops over smaller arrays by itself, whatever their bounds, and then takes many seconds.
-const ANY_QUADS: usize = MAX_DIM / 4;
-/// Invocations of a workgroup.
-const GROUP: usize = 8;
+/// Quads of the arrays of kernels for any head dimension. Not fewer: a software driver's compiler
+/// unrolls loops over arrays of up to 32 elements by itself, whatever the loops' bounds, and then
+/// takes many seconds.
+fn any_quads(sizes: &Sizes) -> usize {
+    if sizes.quads() <= 33 { 33 } else { MAX_DIM / 4 }
+}
+
+/// Invocations of a workgroup of such a kernel.
+fn group(scope: Scope<'_>) -> usize {
+    if scope.software { 8 } else { LANES }
+}
 
 /// Rows of the other operand that an invocation meets at a time: up to `deep` quads of them, since
 /// unrolled text grows with that number and a compiler's time faster than the text. The order of
@@ -225,8 +231,9 @@ fn one_by_one(
     sizes: &Sizes,
     wide: bool,
     (name, step): (&'static str, usize),
+    scope: Scope<'_>,
 ) -> Rows {
-    let mut rows = Rows::new(template, sizes, GROUP, ANY_QUADS, wide);
+    let mut rows = Rows::new(template, sizes, group(scope), any_quads(sizes), wide);
     rows.kernel.constant(name, step as u32);
     rows
 }
@@ -249,9 +256,9 @@ pub fn forward(v: &Attention, scope: Scope<'_>, kernels: &mut Vec<Kernel>) {
             return;
         }
     }
-    let mut rows = one_by_one(FORWARD, &sizes, wide, ("KEYS", step));
+    let mut rows = one_by_one(FORWARD, &sizes, wide, ("KEYS", step), scope);
     rows.kernel.constant("REDO", tile.is_some()).constant("AGAIN", AGAIN);
-    kernels.push(by_queries(v, &sizes, rows, GROUP));
+    kernels.push(by_queries(v, &sizes, rows, group(scope)));
 }
 
 /// Gives the kernel its operands; a workgroup computes `block` rows.
@@ -305,7 +312,7 @@ pub fn backward(v: &AttentionBackward, scope: Scope<'_>, kernels: &mut Vec<Kerne
 
 fn delta(v: &AttentionBackward, sizes: &Sizes, saved: &View) -> Kernel {
     let wide = rows_of_quads(&v.forward.out) && rows_of_quads(&v.d_out);
-    let mut rows = Rows::new(DELTA, sizes, LANES, ANY_QUADS, wide);
+    let mut rows = Rows::new(DELTA, sizes, LANES, any_quads(sizes), wide);
     let k = &mut rows.kernel;
     k.word("rows", sizes.all_rows()).bits("out_step", stride(&v.forward.out, 3));
     k.bits("d_out_step", stride(&v.d_out, 3)).groups(sizes.all_rows().div_ceil(LANES));
@@ -322,7 +329,7 @@ fn d_q(v: &AttentionBackward, sizes: &Sizes, saved: &View, scope: Scope<'_>) -> 
     let step = step(sizes, DEEP[1]);
     let (mut rows, block) = match Tile::of(sizes.quads(), step, wide, scope) {
         Some(tile) => (tile.rows(D_Q_LANES, sizes, "KEYS"), tile.lanes * tile.rows),
-        None => (one_by_one(D_Q, sizes, wide, ("KEYS", step)), GROUP),
+        None => (one_by_one(D_Q, sizes, wide, ("KEYS", step), scope), group(scope)),
     };
     rows.scores(f, sizes);
     let k = &mut rows.kernel;
@@ -349,7 +356,7 @@ fn d_kv(v: &AttentionBackward, sizes: &Sizes, saved: &View, scope: Scope<'_>) ->
     let step = step(sizes, DEEP[1]);
     let (mut rows, block) = match Tile::of(sizes.quads(), step, wide, scope) {
         Some(tile) => (tile.rows(D_KV_LANES, sizes, "QUERIES"), tile.lanes),
-        None => (one_by_one(D_KV, sizes, wide, ("QUERIES", step)), GROUP),
+        None => (one_by_one(D_KV, sizes, wide, ("QUERIES", step), scope), group(scope)),
     };
     rows.scores(f, sizes);
     let k = &mut rows.kernel;

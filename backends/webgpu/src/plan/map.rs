@@ -11,11 +11,9 @@ use std::fmt::Write;
 
 const MAP: Template = template!("map");
 const MAP4: Template = template!("map4");
-/// Invocations of a workgroup that moves fours.
-const WIDE: usize = 256;
 
 /// A view of which every element is the same one.
-fn repeats(view: &View) -> bool {
+fn is_one_element(view: &View) -> bool {
     view.layout.shape().iter().zip(view.layout.strides()).all(|(&n, &s)| n == 1 || s == 0)
 }
 
@@ -49,7 +47,7 @@ pub fn map(v: &Map, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result<()> {
     let v = &packed;
     let inputs = &v.inputs[..v.program.input_count()];
     let wide = v.outputs.iter().all(in_fours)
-        && inputs.iter().all(|x| in_fours(x) || repeats(x))
+        && inputs.iter().all(|x| in_fours(x) || is_one_element(x))
         && len >= 4;
     if wide {
         kernels.push(in_quads(v, inputs, len));
@@ -119,14 +117,15 @@ fn one_by_one(v: &Map, inputs: &[View], len: usize) -> Kernel {
 
 fn in_quads(v: &Map, inputs: &[View], len: usize) -> Kernel {
     let mut k = Kernel::new(MAP4);
-    k.constant("WG", WIDE as u32).word("len", len);
+    let repeat = super::repeats(len);
+    k.constant("WG", LANES as u32).word("len", len).word("repeat", repeat);
     // Without a tail the branch for one is left out: masked lanes would take it every time.
     k.constant("WHOLE", len.is_multiple_of(4));
     let mut glue = String::from("fn quad(q: u32, count: u32) {\n");
     for (i, x) in inputs.iter().enumerate() {
         let name = format!("x{i}");
         // The tail of a quad may lie beyond the view, but not beyond the storage.
-        if repeats(x) {
+        if is_one_element(x) {
             k.operand(name, x, Access::Read);
             let _ = writeln!(glue, "    let a{i} = vec4<f32>(x{i}_load(x{i}_at(0u)));");
         } else {
@@ -153,6 +152,6 @@ fn in_quads(v: &Map, inputs: &[View], len: usize) -> Kernel {
         let _ = writeln!(glue, "    y{o}_store4(y{o}_at(0u) / 4u + q, {value}, count);");
     }
     glue.push_str("}\n");
-    k.glue(&glue).groups(len.div_ceil(4 * WIDE));
+    k.glue(&glue).groups(len.div_ceil(4 * LANES * repeat));
     k
 }

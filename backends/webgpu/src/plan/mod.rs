@@ -18,6 +18,13 @@ use std::sync::Arc;
 /// Invocations of a workgroup of kernels that work element by element.
 pub(crate) const LANES: usize = 64;
 
+/// How many fours each invocation takes of `len` elements: one, unless there are workgroups to
+/// spare.
+fn repeats(len: usize) -> usize {
+    const WORKGROUPS: usize = 1024;
+    (len / (4 * LANES * WORKGROUPS)).clamp(1, 8)
+}
+
 /// How a verb is run.
 pub fn supports(verb: &Verb) -> Support {
     match verb {

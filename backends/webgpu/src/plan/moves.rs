@@ -60,11 +60,13 @@ pub fn copy(v: &Copy, kernels: &mut Vec<Kernel>) {
 
 fn in_quads(src: &View, dst: &View, act: &str) -> Kernel {
     let len = src.len();
+    let repeat = super::repeats(len);
     let mut k = Kernel::new(COPY4);
+    k.word("repeat", repeat);
     k.constant("WG", LANES as u32).word("len", len).constant("WHOLE", len.is_multiple_of(4));
     k.fours("x", src, Access::Read).fours("y", dst, Access::Write);
     k.glue(&format!("fn quad(q: u32, count: u32) {{\n    {act}\n}}\n"));
-    k.groups(len.div_ceil(4 * LANES));
+    k.groups(len.div_ceil(4 * LANES * repeat));
     k
 }
 
