@@ -100,7 +100,7 @@ fn what_it_cannot_do_is_said_before_and_refused_after() {
     let bytes = |dtype| View::contiguous(x.storage.clone(), dtype, &[1, 1]);
     let c = View::contiguous(d.backend.alloc(4).unwrap(), DType::I32, &[1, 1]);
     let (a, b) = (bytes(DType::I8), bytes(DType::I8));
-    let whole = Gemm { a, b, c, alpha: 1.0, beta: 0.0, epilogue: None }.into();
+    let whole = Gemm { a, b, c, alpha: 1.0, beta: 0.0, epilogue: None, workspace: None }.into();
     assert_eq!(d.backend.supports(&whole), Support::No);
     let fill = Fill { dst: x.clone(), value: 1.0 }.into();
     assert_eq!(d.backend.supports(&fill), Support::Composed);

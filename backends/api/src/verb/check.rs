@@ -330,7 +330,7 @@ mod tests {
             let (program, params, outputs) = (Arc::new(Program::identity()), vec![], vec![]);
             let epilogue = Some(Epilogue { program, params, inputs, outputs });
             let (a, b, c) = (a.clone(), b.clone(), c.clone());
-            Verb::from(Gemm { a, b, c, alpha: 1.0, beta, epilogue }).check()
+            Verb::from(Gemm { a, b, c, alpha: 1.0, beta, epilogue, workspace: None }).check()
         };
         assert!(gemm(&x, &y, &z, 1.0, &[&x]).is_ok());
         assert!(gemm(&x, &y, &x, 0.0, &[]).is_err());
