@@ -1,5 +1,5 @@
-// Few rows by a matrix whose columns lie along k: a workgroup owns R rows and four columns of c. Its
-// lanes read a line together and their sums are added in a tree.
+// Few rows by a matrix whose columns lie along k: a workgroup owns R rows and four columns of c.
+// Its lanes read a line together and their sums are added in a tree.
 //
 // `a_four`, `b_four`, `with_term` and `emit` come from plan/gemm.
 

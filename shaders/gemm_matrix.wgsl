@@ -77,7 +77,8 @@ fn main(
 //% else
             let lb = i / 16u;
             let cb = 4u * (i % 16u);
-            let vb = b_four(b0, min(4u * q + lb, 4u * last - 1u), min(column0 + cb, last_column) / 4u);
+            let column = min(column0 + cb, last_column) / 4u;
+            let vb = b_four(b0, min(4u * q + lb, 4u * last - 1u), column);
             let xb = select(vec4<f16>(), vec4<f16>(vb), q + lb / 4u < last);
 //% for v in FOUR
             b_tile[lb * 64u + cb + #v] = xb[#v];

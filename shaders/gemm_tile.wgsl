@@ -1,5 +1,5 @@
-// Product through workgroup memory: a workgroup of SIDE x SIDE invocations owns TILE x TILE elements
-// of c, each invocation eight rows and eight columns of them, in steps of 16 along k.
+// Product through workgroup memory: a workgroup of SIDE x SIDE invocations owns TILE x TILE
+// elements of c, each invocation eight rows and eight columns of them, in steps of 16 along k.
 //
 // AM: fours of a lie along m, else along k. BK: fours of b lie along k, else along n. `a_four`,
 // `b_four` and `emit` come from plan/gemm; rows and columns beyond the edge are computed from the

@@ -1,4 +1,4 @@
-// Elementwise over operands without gaps: `quad` evaluates the program for four elements, of which
+// Operands without gaps, four elements at a time: `quad` computes or moves four elements, of which
 // the first `count` are stored.
 
 @compute @workgroup_size(WG)

@@ -1,5 +1,5 @@
-// out[.., index[.., i, ..], ..] += x[.., i, ..], in the order of i: a line of the axis and a part of
-// the table for each invocation.
+// out[.., index[.., i, ..], ..] += x[.., i, ..], in the order of i: a line of the axis and a part
+// of the table for each invocation.
 
 @compute @workgroup_size(WG)
 fn main(

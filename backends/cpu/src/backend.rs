@@ -1,15 +1,13 @@
 //! The device.
 
-use crate::host;
+use crate::host::{self, NAME};
 use crate::stream::{self, CpuStream};
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use starling_api::Verb;
-use starling_api::{Backend, Capabilities, Error, HostStorage, Result, Storage, Stream, Support};
+use starling_api::{
+    Backend, Capabilities, Error, HostStorage, Result, Storage, Stream, Support, Verb,
+};
 use starling_kernels_cpu::Isa;
 use std::sync::Arc;
-
-/// The name by which users ask for it.
-pub(crate) const NAME: &str = "cpu";
 
 /// The processor's vector units, through one instruction set.
 pub struct CpuBackend {

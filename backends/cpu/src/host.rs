@@ -1,5 +1,8 @@
 //! What the system says about the machine.
 
+/// How the device is asked for.
+pub(crate) const NAME: &str = "cpu";
+
 /// The processor's name, or its architecture where the system does not say.
 pub(crate) fn processor() -> String {
     let named = read("/proc/cpuinfo").and_then(|text| {

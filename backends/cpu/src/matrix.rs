@@ -1,6 +1,6 @@
 //! Products and attention: f32 only, but for masks and what epilogues read and write.
 
-use crate::backend::NAME;
+use crate::host::NAME;
 use crate::map::is_elementwise;
 use starling_api::{
     Attention, AttentionBackward, DType, Error, Gemm, HostStorage, Layout, Result, View,

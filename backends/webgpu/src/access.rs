@@ -6,7 +6,7 @@
 //! packed in words: one by one they are written through atomics, because a neighbour in the same
 //! word may be written at the same time.
 
-use crate::kernel::{Axis, Binding, Kernel, Operand, Width, parameter};
+use crate::operand::{Axis, Binding, Operand, Width, parameter};
 use starling_api::{DType, View};
 use std::fmt::Write;
 
@@ -16,17 +16,17 @@ pub fn in_fours(view: &View) -> bool {
     view.layout.is_contiguous() && view.layout.offset().is_multiple_of(4)
 }
 
-/// Appends the declarations of `kernel`'s bindings and the accessors of its operands.
-pub(crate) fn print(kernel: &Kernel, text: &mut String) {
-    if kernel.operands.iter().any(|o| matches!(o.dtype, DType::F16 | DType::BF16)) {
+/// Appends the declarations of a kernel's bindings and the accessors of its operands.
+pub(crate) fn print(operands: &[Operand], bindings: &[Binding], text: &mut String) {
+    if operands.iter().any(|o| matches!(o.dtype, DType::F16 | DType::BF16)) {
         text.push_str(include_str!("../../../shaders/narrow.wgsl"));
     }
-    for (at, b) in kernel.bindings.iter().enumerate() {
+    for (at, b) in bindings.iter().enumerate() {
         binding(at, b, text);
     }
-    for o in &kernel.operands {
+    for o in operands {
         position(o, text);
-        let b = &kernel.bindings[o.binding];
+        let b = &bindings[o.binding];
         match o.width {
             Width::One => one(o, b, text),
             Width::Four => four(o, b, text),

@@ -1,58 +1,11 @@
 //! Adapters: which there are, what each can do, and how one is opened.
 
+use crate::error::unavailable;
 use crate::gpu::Gpu;
-use crate::probe::matrices_agree;
-use crate::variant::Variant;
-use starling_api::{Capabilities, Error, Result};
-use std::str::FromStr;
+use crate::probe::{arithmetic, matrices_agree};
+use crate::variant::{Options, Variant};
+use starling_api::{Capabilities, Result};
 use std::sync::{Arc, OnceLock};
-
-/// What a caller asks of a device beyond its number.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Options {
-    /// The shaders' variant; what the adapter can do best when `None`.
-    pub variant: Option<Variant>,
-    /// Keeps the checks that the shader compiler can add: bounds, loop limits, zeroed workgroup
-    /// memory. The shaders do not need them; tests run both ways.
-    pub checked: bool,
-    /// Plans for silicon even on a driver that computes on the processor, so that tests reach the
-    /// kernels of real devices without one.
-    pub hardware: bool,
-}
-
-impl Options {
-    /// What `STARLING_WEBGPU` says.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] for an unknown part.
-    pub fn from_env() -> Result<Self> {
-        match std::env::var("STARLING_WEBGPU") {
-            Ok(text) => text.parse(),
-            Err(_) => Ok(Self::default()),
-        }
-    }
-}
-
-/// The parts of a [`Variant`], and `checked` and `hardware`, joined by `+`: `plain+checked`.
-impl FromStr for Options {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let mut options = Self::default();
-        let mut rest = Vec::new();
-        for part in text.split('+').filter(|p| !p.is_empty()) {
-            match part {
-                "checked" => options.checked = true,
-                "hardware" => options.hardware = true,
-                other => rest.push(other),
-            }
-        }
-        if !rest.is_empty() {
-            options.variant = Some(rest.join("+").parse()?);
-        }
-        Ok(options)
-    }
-}
 
 /// One adapter as [`adapters`] lists it.
 pub struct Listed {
@@ -60,10 +13,6 @@ pub struct Listed {
     pub variant: Variant,
     /// Its properties.
     pub capabilities: Capabilities,
-}
-
-pub(crate) fn unavailable(name: &str, reason: impl Into<String>) -> Error {
-    Error::Unavailable { backend: name.into(), reason: reason.into() }
 }
 
 /// The process's one entry to the drivers, and the adapters in a fixed order.
@@ -210,6 +159,7 @@ pub(crate) fn open(index: usize, options: Options) -> Result<Arc<Gpu>> {
         .map_err(|e| unavailable(&name, e.to_string()))?;
     let about = capabilities(adapter, variant);
     let gpu = Gpu::new(name.clone(), device, queue, about, variant, matrix_size(adapter), options)?;
+    gpu.learn(arithmetic(&gpu)?);
     if !variant.matrix || matrices_agree(&gpu)? {
         return Ok(gpu);
     }

@@ -1,9 +1,10 @@
 //! The device as the contract sees it.
 
-use crate::adapter::{Options, open};
+use crate::adapter::open;
 use crate::gpu::Gpu;
 use crate::plan::{supports, workspace_bytes};
 use crate::stream::WebGpuStream;
+use crate::variant::Options;
 use starling_api::{Backend, Capabilities, Result, Storage, Stream, Support, Verb};
 use std::sync::Arc;
 

@@ -1,33 +1,16 @@
 //! An opened device: its handles, what went wrong on it, and its counters.
 
-use crate::adapter::Options;
+use crate::error::driver;
+use crate::limits::{Arithmetic, Limits};
 use crate::pipeline::Pipelines;
-use crate::plan::REPORTING;
-use crate::probe::{Arithmetic, arithmetic};
 use crate::storage::GpuStorage;
-use crate::variant::Variant;
+use crate::variant::{Options, Variant};
 use starling_api::{Capabilities, DType, Error, Result, StreamCounters, View};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// What a kernel may use of a device.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Storage buffers of one dispatch.
-    pub slots: usize,
-    /// Bytes that one storage binding may see.
-    pub binding_bytes: usize,
-    /// Bytes of one buffer.
-    pub buffer_bytes: usize,
-    /// Bytes of workgroup memory.
-    pub workgroup_bytes: usize,
-    /// Invocations of one workgroup.
-    pub invocations: usize,
-    /// Lanes of a subgroup, at least; 1 without subgroups.
-    pub lanes: usize,
-    /// Rows and columns of a cooperative matrix of f16 in and f32 out; 0 without them.
-    pub matrix: usize,
-}
+/// The operations that note an index outside its table, by their numbers in the notes.
+const REPORTING: [&str; 4] = ["gather", "scatter_add", "cross_entropy", "cross_entropy_backward"];
 
 /// The usages of memory for kernels, uploads and downloads.
 const BUFFER: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE
@@ -49,7 +32,6 @@ pub struct Gpu {
     pub(crate) queue: wgpu::Queue,
     pub(crate) capabilities: Capabilities,
     pub(crate) variant: Variant,
-    pub(crate) checked: bool,
     /// Kernels are planned for a driver that computes on the processor.
     pub(crate) software: bool,
     pub(crate) limits: Limits,
@@ -60,22 +42,6 @@ pub struct Gpu {
     fault: Arc<Mutex<Option<Fault>>>,
     submissions: AtomicU64,
     dispatches: AtomicU64,
-}
-
-/// An error of the driver in words.
-#[derive(Debug)]
-struct Message(String);
-
-impl std::fmt::Display for Message {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Message {}
-
-pub(crate) fn driver(message: impl std::fmt::Display) -> Error {
-    Error::Driver(Box::new(Message(message.to_string())))
 }
 
 impl Gpu {
@@ -125,12 +91,11 @@ impl Gpu {
         let software = capabilities.software && !options.hardware;
         let gpu = Arc::new(Self {
             name,
-            pipelines: Pipelines::new(&device),
+            pipelines: Pipelines::new(&device, options.checked),
             device,
             queue,
             capabilities,
             variant,
-            checked: options.checked,
             software,
             limits,
             faults,
@@ -140,10 +105,14 @@ impl Gpu {
             dispatches: AtomicU64::new(0),
         });
         gpu.check()?;
-        let found = arithmetic(&gpu)?;
-        // The probe runs with the least assumed; nothing else has run yet.
-        let _ = gpu.arithmetic.set(found);
         Ok(gpu)
+    }
+
+    /// Notes what the device's arithmetic does. Until then the least is assumed, so that the probe
+    /// itself can run.
+    pub(crate) fn learn(&self, arithmetic: Arithmetic) {
+        // It is learnt once, when the device is opened.
+        let _ = self.arithmetic.set(arithmetic);
     }
 
     /// What the device's arithmetic does.

@@ -1,7 +1,9 @@
 //! What a device's arithmetic does, found out by running a kernel on it.
 
 use crate::gpu::Gpu;
-use crate::kernel::{Access, Kernel};
+use crate::kernel::Kernel;
+use crate::limits::Arithmetic;
+use crate::operand::Access;
 use crate::stream::WebGpuStream;
 use crate::template::{Template, template};
 use starling_api::{DType, Gemm, Result, Stream, View};
@@ -9,22 +11,6 @@ use starling_ops::wgsl::Fma;
 use std::sync::Arc;
 
 const PROBE: Template = template!("probe");
-
-/// What WGSL leaves to the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Arithmetic {
-    pub fma: Fma,
-    /// Infinities and NaN come out of loads, stores, sums, products and comparisons as IEEE-754
-    /// says.
-    pub special_values: bool,
-    /// Numbers below 2^-126 are kept.
-    pub subnormals: bool,
-}
-
-impl Arithmetic {
-    /// What is assumed until the device has answered: the least.
-    pub const LEAST: Self = Self { fma: Fma::Separate, special_values: false, subnormals: false };
-}
 
 /// Runs the kernel.
 ///

@@ -1,6 +1,7 @@
 //! The queue: verbs become launches, launches are gathered into few submissions.
 
-use crate::gpu::{Gpu, driver};
+use crate::error::driver;
+use crate::gpu::Gpu;
 use crate::kernel::Kernel;
 use crate::pipeline::Pipeline;
 use crate::plan::{Scope, plan};
@@ -198,7 +199,8 @@ fn prepare(
     uniforms: &wgpu::Buffer,
     parameters: &mut Vec<u8>,
 ) -> Result<Ready> {
-    let pipeline = gpu.pipelines.get(gpu, kernel)?;
+    let pipeline = gpu.pipelines.get(kernel, gpu.arithmetic().fma)?;
+    gpu.check()?;
     let words = kernel.parameters();
     let offset = parameters.len();
     parameters.extend_from_slice(bytemuck::cast_slice(&words));

@@ -63,6 +63,53 @@ impl FromStr for Variant {
     }
 }
 
+/// What a caller asks of a device beyond its number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The shaders' variant; what the adapter can do best when `None`.
+    pub variant: Option<Variant>,
+    /// Keeps the checks that the shader compiler can add: bounds, loop limits, zeroed workgroup
+    /// memory. The shaders do not need them; tests run both ways.
+    pub checked: bool,
+    /// Plans for silicon even on a driver that computes on the processor, so that tests reach the
+    /// kernels of real devices without one.
+    pub hardware: bool,
+}
+
+impl Options {
+    /// What `STARLING_WEBGPU` says.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] for an unknown part.
+    pub fn from_env() -> Result<Self> {
+        match std::env::var("STARLING_WEBGPU") {
+            Ok(text) => text.parse(),
+            Err(_) => Ok(Self::default()),
+        }
+    }
+}
+
+/// The parts of a [`Variant`], and `checked` and `hardware`, joined by `+`: `plain+checked`.
+impl FromStr for Options {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let mut options = Self::default();
+        let mut rest = Vec::new();
+        for part in text.split('+').filter(|p| !p.is_empty()) {
+            match part {
+                "checked" => options.checked = true,
+                "hardware" => options.hardware = true,
+                other => rest.push(other),
+            }
+        }
+        if !rest.is_empty() {
+            options.variant = Some(rest.join("+").parse()?);
+        }
+        Ok(options)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

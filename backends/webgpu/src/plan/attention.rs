@@ -5,7 +5,8 @@
 
 use super::rows::{EXP, LOG};
 use super::{LANES, Scope};
-use crate::kernel::{Access, Kernel, Width};
+use crate::kernel::Kernel;
+use crate::operand::{Access, Width};
 use crate::template::{Template, template};
 use starling_api::{Attention, AttentionBackward, DType, Error, Layout, Result, Support, View};
 use std::fmt::Write;

@@ -3,7 +3,8 @@
 use super::moves::copy;
 use super::{LANES, Scope};
 use crate::access::in_fours;
-use crate::kernel::{Access, Kernel};
+use crate::kernel::Kernel;
+use crate::operand::Access;
 use crate::storage::GpuStorage;
 use crate::template::{Template, template};
 use starling_api::{Copy, Layout, Map, Program, Result, View};

@@ -8,8 +8,8 @@ mod norm;
 mod reduce;
 mod rows;
 
-use crate::gpu::Limits;
 use crate::kernel::Kernel;
+use crate::limits::Limits;
 use crate::variant::Variant;
 use starling_api::{DType, Error, Layout, Result, Storage, Support, Verb, View};
 use starling_ops::wgsl::Fma;
@@ -103,10 +103,6 @@ fn working_memory(
     let message = || format!("it needs a contiguous workspace of {bytes} bytes, in whole words");
     workspace.as_ref().and_then(words).map(Some).ok_or_else(|| Error::shape(op, message()))
 }
-
-/// The operations that note such an index, by their numbers.
-pub(crate) const REPORTING: [&str; 4] =
-    ["gather", "scatter_add", "cross_entropy", "cross_entropy_backward"];
 
 /// The texts of the shaders that a verb runs, each with what tells it from the others: what tests
 /// validate without a device.

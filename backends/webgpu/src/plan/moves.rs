@@ -2,12 +2,14 @@
 
 use super::{LANES, Scope};
 use crate::access::in_fours;
-use crate::kernel::{Access, Kernel, Width};
+use crate::kernel::Kernel;
+use crate::operand::{Access, Width};
 use crate::template::{Template, template};
 use starling_api::{Copy, DType, Fill, Gather, Layout, ScatterAdd, View};
 
 const COPY: Template = template!("copy");
-const COPY4: Template = template!("copy4");
+/// Fours are moved as those of a map are computed.
+const COPY4: Template = template!("map4");
 const FILL: Template = template!("fill");
 const GATHER: Template = template!("gather");
 const SCATTER_ADD: Template = template!("scatter_add");

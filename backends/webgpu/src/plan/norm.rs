@@ -2,7 +2,8 @@
 
 use super::rows::{Spread, block};
 use super::{LANES, Scope, reduce, working_memory};
-use crate::kernel::{Access, Kernel};
+use crate::kernel::Kernel;
+use crate::operand::Access;
 use crate::template::{Template, template};
 use starling_api::{DType, Layout, Norm, NormBackward, NormKind, ReduceKind, Result, View};
 

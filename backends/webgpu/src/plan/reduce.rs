@@ -5,7 +5,8 @@
 use super::map::{pack, parameter_arguments, parameters};
 use super::rows::{Spread, block};
 use super::{LANES, Scope, working_memory};
-use crate::kernel::{Access, Axis, Kernel, Width, axes};
+use crate::kernel::Kernel;
+use crate::operand::{Access, Axis, Width, axes};
 use crate::template::{Template, template};
 use crate::variant::Variant;
 use starling_api::{DType, Layout, Reduce, ReduceKind, Result, View};

@@ -1,7 +1,8 @@
 //! Work along the last axis: softmax, cross-entropy, and what normalisation shares with them.
 
 use super::Scope;
-use crate::kernel::{Access, Kernel, Width};
+use crate::kernel::Kernel;
+use crate::operand::{Access, Width};
 use crate::template::{Template, template};
 use starling_api::{
     CrossEntropy, CrossEntropyBackward, DType, Layout, Program, Softmax, SoftmaxBackward, View,

@@ -2,7 +2,8 @@
 
 use super::Sizes;
 use super::sides::{batch, in_fours};
-use crate::kernel::{Access, Kernel, Width};
+use crate::kernel::Kernel;
+use crate::operand::{Access, Width};
 use crate::plan::map::{parameter_arguments, parameters};
 use starling_api::{DType, Gemm, View};
 use std::fmt::Write;

@@ -2,7 +2,8 @@
 
 use super::sides::{Lies, Side, batch};
 use super::{LANES, Sizes, workspace};
-use crate::kernel::{Access, Kernel, Width};
+use crate::kernel::Kernel;
+use crate::operand::{Access, Width};
 use crate::template::{Template, template};
 use starling_api::{DType, Gemm, Layout, Result, View};
 

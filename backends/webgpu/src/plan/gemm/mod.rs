@@ -10,7 +10,8 @@ mod int8;
 mod sides;
 
 use super::{LANES, Scope};
-use crate::kernel::{Access, Kernel};
+use crate::kernel::Kernel;
+use crate::operand::Access;
 use crate::template::{Template, template};
 use finish::finish;
 use sides::{Lies, Side};

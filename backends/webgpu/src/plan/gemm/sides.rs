@@ -1,6 +1,7 @@
 //! How kernels read the two matrices of a product.
 
-use crate::kernel::{Access, Kernel, Width};
+use crate::kernel::Kernel;
+use crate::operand::{Access, Width};
 use starling_api::{DType, Layout, View};
 
 /// The axis along which four elements lie together.
