@@ -173,7 +173,8 @@ impl Device {
     /// The device that [`Device::choose`] names.
     ///
     /// # Errors
-    /// The CPU's reason when even it is not to be had (`STARLING_ISA` names a missing set).
+    /// That device's reason when it cannot be opened after all: `STARLING_ISA` or
+    /// `STARLING_WEBGPU` names what is missing, or the driver refuses.
     pub fn auto() -> Result<Self> {
         Self::new(&Self::choose().name)
     }

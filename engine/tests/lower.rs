@@ -87,7 +87,9 @@ fn composed(tier: Tier) -> Vec<Case> {
     let is_composed = |case: &Case| {
         let problem = case.problem();
         let verb = problem.over(&problem.on_host().unwrap());
-        !basic(&verb)
+        // Of products of integers nothing simpler can be made.
+        let integers = matches!(&verb, Verb::Gemm(v) if !v.a.dtype.is_float());
+        !basic(&verb) && !integers
     };
     cases(tier).into_iter().filter(is_composed).collect()
 }

@@ -50,10 +50,9 @@ pub fn test(steps: &mut Steps, quick: bool) {
         for row in present() {
             verify(steps, starling().env("STARLING_ISA", row), "cpu", row, "full");
         }
-        for options in webgpu::VARIANTS {
+        for (options, variant) in webgpu::VARIANTS {
             let mut command = starling();
             command.env("STARLING_WEBGPU", options);
-            let variant = options.split('+').next().unwrap_or(options);
             verify(steps, &mut command, "webgpu:0", variant, "full");
         }
     }

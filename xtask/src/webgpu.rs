@@ -4,9 +4,16 @@ use crate::debian;
 use crate::run::{self, Steps};
 use serde_json::Value;
 
-/// What `STARLING_WEBGPU` is set to, one run of the table each: every variant, and the kernels of
-/// silicon also on a driver that computes on the processor.
-pub const VARIANTS: [&str; 5] = ["plain", "subgroup", "f16", "plain+hardware", "subgroup+hardware"];
+/// What `STARLING_WEBGPU` is set to and the variant that must then run, one run of the table each:
+/// the variants that every driver here has, and the kernels of silicon also on a driver that
+/// computes on the processor. Cooperative matrices need a device that has them.
+pub const VARIANTS: [(&str, &str); 5] = [
+    ("plain", "plain"),
+    ("subgroup", "subgroup"),
+    ("f16", "f16"),
+    ("plain+hardware", "plain"),
+    ("subgroup+f16+hardware", "subgroup+f16"),
+];
 
 /// What `starling devices` says of WebGPU: the adapters' descriptions, or the reason that there are
 /// none.

@@ -46,16 +46,21 @@ impl Cache {
         if !device.features().contains(wgpu::Features::PIPELINE_CACHE) {
             return None;
         }
-        let key = wgpu::util::pipeline_cache_key(&device.adapter_info())?;
-        let file = folder().map(|folder| folder.join(key).with_extension("pipelines"));
+        let info = device.adapter_info();
+        let key = wgpu::util::pipeline_cache_key(&info)?;
+        // wgpu's key knows the adapter alone.
+        let driver = checksum(format!("{} {}", info.driver, info.driver_info).as_bytes());
+        let name = format!("{key}-{:016x}.pipelines", u64::from_le_bytes(driver));
+        let file = folder().map(|folder| folder.join(name));
         let data = file.as_ref().and_then(saved);
         let description = wgpu::PipelineCacheDescriptor {
             label: Some("starling"),
             data: data.as_deref(),
             fallback: true,
         };
-        // SAFETY: the data is what `get_data` returned for this very adapter and driver: the
-        // file's name holds wgpu's key of them, `saved` has checked mark and checksum.
+        // SAFETY: the data is what `get_data` returned for this adapter and driver: the file's name
+        // holds wgpu's key of the one and the other's name and version, `saved` has checked mark
+        // and checksum; wgpu and the driver look at headers of their own besides.
         let cache = unsafe { device.create_pipeline_cache(&description) };
         Some(Self { cache, file })
     }

@@ -5,12 +5,9 @@ use crate::limits::{Arithmetic, Limits};
 use crate::pipeline::Pipelines;
 use crate::storage::GpuStorage;
 use crate::variant::{Options, Variant};
-use starling_api::{Capabilities, DType, Error, Result, StreamCounters, View};
+use starling_api::{Capabilities, Error, Result, StreamCounters};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-
-/// The operations that note an index outside its table, by their numbers in the notes.
-const REPORTING: [&str; 4] = ["gather", "scatter_add", "cross_entropy", "cross_entropy_backward"];
 
 /// The usages of memory for kernels, uploads and downloads.
 const BUFFER: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE
@@ -36,8 +33,6 @@ pub struct Gpu {
     pub(crate) software: bool,
     pub(crate) limits: Limits,
     pub(crate) pipelines: Pipelines,
-    /// Where kernels note an index outside its table.
-    pub(crate) faults: View,
     arithmetic: OnceLock<Arithmetic>,
     fault: Arc<Mutex<Option<Fault>>>,
     submissions: AtomicU64,
@@ -80,14 +75,6 @@ impl Gpu {
             lanes: lanes as usize,
             matrix: if variant.matrix { matrix } else { 0 },
         };
-        let description = wgpu::BufferDescriptor {
-            label: Some("faults"),
-            size: GpuStorage::STEP as u64,
-            usage: BUFFER,
-            mapped_at_creation: false,
-        };
-        let storage = GpuStorage::new(device.create_buffer(&description), GpuStorage::STEP);
-        let faults = View::contiguous(Arc::new(storage), DType::U32, &[4]);
         let software = capabilities.software && !options.hardware;
         let gpu = Arc::new(Self {
             name,
@@ -98,7 +85,6 @@ impl Gpu {
             variant,
             software,
             limits,
-            faults,
             arithmetic: OnceLock::new(),
             fault,
             submissions: AtomicU64::new(0),
@@ -118,19 +104,6 @@ impl Gpu {
     /// What the device's arithmetic does.
     pub(crate) fn arithmetic(&self) -> Arithmetic {
         self.arithmetic.get().copied().unwrap_or(Arithmetic::LEAST)
-    }
-
-    /// What the four words of `faults` say, read back from the device.
-    pub(crate) fn misplaced(&self, words: &[u32]) -> Result<()> {
-        let [flag, index, bound, operation] = *words else { return Ok(()) };
-        if flag == 0 {
-            return Ok(());
-        }
-        if let Some(storage) = GpuStorage::of(&self.faults) {
-            self.queue.write_buffer(storage.buffer(), 0, &[0; 16]);
-        }
-        let op = REPORTING.get(operation as usize).copied().unwrap_or("gather");
-        Err(Error::Index { op, index: i64::from(index as i32), bound: bound as usize })
     }
 
     /// What went wrong since the last call, once; a lost device stays lost.
@@ -153,10 +126,12 @@ impl Gpu {
     /// A buffer for kernels, uploads and downloads.
     pub(crate) fn alloc(&self, bytes: usize) -> Result<GpuStorage> {
         self.check()?;
-        let padded = bytes.max(1).next_multiple_of(GpuStorage::STEP);
-        if padded > self.limits.buffer_bytes {
-            return Err(self.out_of_memory(bytes));
-        }
+        // A download takes one step more.
+        let padded = bytes
+            .max(1)
+            .checked_next_multiple_of(GpuStorage::STEP)
+            .filter(|padded| padded + GpuStorage::STEP <= self.limits.buffer_bytes);
+        let Some(padded) = padded else { return Err(self.out_of_memory(bytes)) };
         let buffer = self.buffer(padded, BUFFER).map_err(|e| match e {
             Error::OutOfMemory { .. } => self.out_of_memory(bytes),
             other => other,
@@ -175,13 +150,9 @@ impl Gpu {
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let buffer = self.device.create_buffer(&description);
         let popped = scope.pop();
-        // In the browser the answer comes later: there it reaches `fault` through the next call.
-        #[cfg(not(target_arch = "wasm32"))]
         if pollster::block_on(popped).is_some() {
             return Err(self.out_of_memory(bytes));
         }
-        #[cfg(target_arch = "wasm32")]
-        drop(popped);
         self.check()?;
         Ok(buffer)
     }

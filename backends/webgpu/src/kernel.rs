@@ -26,6 +26,8 @@ pub struct Kernel {
     pub(crate) operands: Vec<Operand>,
     pub(crate) bindings: Vec<Binding>,
     invocations: Invocations,
+    /// A parameter did not fit its word.
+    too_large: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -49,6 +51,7 @@ impl Kernel {
             operands: Vec::new(),
             bindings: Vec::new(),
             invocations: Invocations::Groups(0),
+            too_large: false,
         }
     }
 
@@ -65,6 +68,7 @@ impl Kernel {
 
     /// A parameter: `$name` in the template, an `u32`.
     pub fn word(&mut self, name: impl Into<Cow<'static, str>>, value: usize) -> &mut Self {
+        self.too_large |= u32::try_from(value).is_err();
         self.words.push((name.into(), value as u32));
         self
     }
@@ -229,6 +233,19 @@ impl Kernel {
         }
     }
 
+    /// True when every size and position is well below 2^32: the last workgroups of a folded grid
+    /// count beyond the end.
+    pub(crate) fn counts_in_words(&self) -> bool {
+        const MOST: usize = u32::MAX as usize - (1 << 24);
+        let small = |o: &Operand| {
+            let positions = (o.span.1 - self.bindings[o.binding].from) / o.dtype.size();
+            let elements: Option<usize> =
+                o.axes.iter().try_fold(1usize, |all, axis| all.checked_mul(axis.0));
+            positions <= MOST && elements.is_some_and(|n| n <= MOST)
+        };
+        !self.too_large && self.operands.iter().all(small)
+    }
+
     /// The number of storage slots that the bindings take.
     pub(crate) fn slots(&self) -> usize {
         self.bindings.iter().map(Binding::shards).sum()
@@ -268,7 +285,7 @@ impl Kernel {
         for o in &self.operands {
             let unit = o.axes.first().is_some_and(|a| a.1 == 1);
             let (dtype, rank, at) = (o.dtype, o.axes.len(), o.binding);
-            let width = u8::from(o.width == Width::Four);
+            let width = u8::from(o.width == Width::Four) + 2 * u8::from(o.access.writes());
             let _ = write!(key, " {}{dtype}{rank}{}{width}@{at}", o.name, u8::from(unit));
         }
         for b in &self.bindings {

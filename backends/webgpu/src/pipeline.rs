@@ -64,7 +64,13 @@ impl Pipelines {
 
     fn compile(&self, kernel: &Kernel, fma: Fma) -> Result<Pipeline> {
         let text = kernel.text(fma);
-        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        // A pipeline that failed in any way must not be kept.
+        let filters = [
+            wgpu::ErrorFilter::Internal,
+            wgpu::ErrorFilter::OutOfMemory,
+            wgpu::ErrorFilter::Validation,
+        ];
+        let mut scopes = filters.map(|filter| Some(self.device.push_error_scope(filter)));
         let module = self.module(kernel.name(), &text);
         let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform)];
         for b in &kernel.bindings {
@@ -91,13 +97,13 @@ impl Pipelines {
             },
             cache: self.cache.as_ref().map(|c| &c.cache),
         });
-        let popped = scope.pop();
-        #[cfg(not(target_arch = "wasm32"))]
-        if let Some(error) = pollster::block_on(popped) {
+        let mut failed = None;
+        for scope in scopes.iter_mut().rev().filter_map(Option::take) {
+            failed = pollster::block_on(scope.pop()).or(failed);
+        }
+        if let Some(error) = failed {
             return Err(driver(format!("shader {}: {error}", kernel.name())));
         }
-        #[cfg(target_arch = "wasm32")]
-        drop(popped);
         Ok(Pipeline { pipeline, layout })
     }
 

@@ -7,7 +7,7 @@ use crate::pipeline::Pipeline;
 use crate::plan::{Scope, plan};
 use crate::storage::GpuStorage;
 use starling_api::{
-    Copy, DType, Download, Error, Replay, Result, Storage, Stream, StreamCounters, Verb, View,
+    Copy, DType, Download, Error, Fill, Replay, Result, Storage, Stream, StreamCounters, Verb, View,
 };
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,7 +42,17 @@ pub struct WebGpuStream(Arc<Queue>);
 struct Queue {
     gpu: Arc<Gpu>,
     uniforms: wgpu::Buffer,
+    /// Where kernels note an index outside its table.
+    notes: View,
     batch: Mutex<Batch>,
+}
+
+impl Drop for Queue {
+    /// What was asked for is done, although nobody waits for it on this queue.
+    fn drop(&mut self) {
+        let mut batch = std::mem::take(&mut *self.batch());
+        self.flush(&mut batch);
+    }
 }
 
 fn uniforms(gpu: &Gpu, bytes: usize) -> Result<wgpu::Buffer> {
@@ -52,7 +62,10 @@ fn uniforms(gpu: &Gpu, bytes: usize) -> Result<wgpu::Buffer> {
 impl WebGpuStream {
     pub(crate) fn new(gpu: &Arc<Gpu>) -> Result<Self> {
         let uniforms = uniforms(gpu, PARAMETER_BYTES)?;
-        Ok(Self(Arc::new(Queue { gpu: gpu.clone(), uniforms, batch: Mutex::default() })))
+        let notes = Arc::new(gpu.alloc(GpuStorage::STEP)?);
+        let notes = View::contiguous(notes, DType::U32, &[4]);
+        let batch = Mutex::default();
+        Ok(Self(Arc::new(Queue { gpu: gpu.clone(), uniforms, notes, batch })))
     }
 }
 
@@ -65,7 +78,7 @@ impl Queue {
             limits: &gpu.limits,
             variant: gpu.variant,
             software: gpu.software,
-            faults: &gpu.faults,
+            faults: &self.notes,
         };
         plan(verb, scope)
     }
@@ -99,8 +112,10 @@ impl Queue {
             batch.suspect = false;
             let mut encoder = gpu.device.create_command_encoder(&Default::default());
             encoder.copy_buffer_to_buffer(storage.buffer(), start, &staging, 0, size);
-            if let Some(notes) = GpuStorage::of(&gpu.faults) {
+            if let Some(notes) = GpuStorage::of(&self.notes) {
+                // This answer brings the notes; whatever comes later is noted anew.
                 encoder.copy_buffer_to_buffer(notes.buffer(), 0, &staging, size, NOTES);
+                encoder.clear_buffer(notes.buffer(), 0, None);
             }
             gpu.queue.submit([encoder.finish()]);
             gpu.submitted(0);
@@ -113,7 +128,7 @@ impl Queue {
 
     /// Reports an index outside its table, if a kernel noted one.
     fn report(&self) -> Result<()> {
-        let Some(notes) = GpuStorage::of(&self.gpu.faults) else { return Ok(()) };
+        let Some(notes) = GpuStorage::of(&self.notes) else { return Ok(()) };
         let request = self.request(notes, 0, 4)?;
         // A browser cannot block: there the next download reports.
         #[cfg(not(target_arch = "wasm32"))]
@@ -148,6 +163,19 @@ impl Queue {
 /// Bytes of the notes of misplaced indices, which come with every download.
 const NOTES: u64 = GpuStorage::STEP as u64;
 
+/// The operations that note an index outside its table, by their numbers in the notes.
+const REPORTING: [&str; 4] = ["gather", "scatter_add", "cross_entropy", "cross_entropy_backward"];
+
+/// What the four words of the notes say.
+fn misplaced(words: &[u32]) -> Result<()> {
+    let [flag, index, bound, operation] = *words else { return Ok(()) };
+    if flag == 0 {
+        return Ok(());
+    }
+    let op = REPORTING.get(operation as usize).copied().unwrap_or("gather");
+    Err(Error::Index { op, index: i64::from(index as i32), bound: bound as usize })
+}
+
 /// Bytes on their way to the host.
 struct Request {
     gpu: Arc<Gpu>,
@@ -169,7 +197,7 @@ impl Request {
         let range = self.staging.get_mapped_range(..).map_err(driver)?;
         let mut bytes = range.to_vec();
         let notes: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[self.size..]);
-        self.gpu.misplaced(&notes)?;
+        misplaced(&notes)?;
         bytes.truncate(self.size);
         Ok(bytes)
     }
@@ -275,6 +303,7 @@ impl Stream for WebGpuStream {
         let Some(storage) = GpuStorage::of(to) else {
             return Err(Error::shape("upload", "the view lies on another device"));
         };
+        Verb::from(Fill { dst: to.clone(), value: 0.0 }).check()?;
         if bytes.is_empty() {
             return Ok(());
         }

@@ -8,7 +8,8 @@ use std::str::FromStr;
 ///
 /// The baseline (`plain`) has no subgroups and no f16 arithmetic, 16 KiB of workgroup memory, 256
 /// invocations in a workgroup and 8 storage buffers. `STARLING_WEBGPU` forces a variant by name:
-/// `plain`, `subgroup`, `f16`, or several joined by `+`.
+/// `plain`, `subgroup`, `f16`, `matrix` (which implies the others), or several joined by `+`; see
+/// [`Options`] for two more words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Variant {
     /// Reductions across the lanes of a subgroup.
@@ -50,7 +51,8 @@ impl FromStr for Variant {
             match name {
                 "subgroup" => variant.subgroups = true,
                 "f16" => variant.f16 = true,
-                "matrix" => variant.matrix = true,
+                // The kernels with matrices need the others too.
+                "matrix" => variant = Self { subgroups: true, f16: true, matrix: true },
                 _ => {
                     let reason = format!(
                         "unknown variant {name:?}: use plain, subgroup, f16 or matrix, joined by +"

@@ -1,8 +1,8 @@
 //! What a device does at its limits: large and empty operands, exhausted memory, its own end.
 
 use starling_api::{
-    Backend, Copy, DType, Error, Fill, Gather, Gemm, Layout, Map, Program, Softmax, Stream, Verb,
-    View,
+    Backend, Copy, DType, Error, Fill, Gather, Gemm, Layout, Map, Program, Reduce, ReduceKind,
+    Softmax, Stream, Verb, View,
 };
 use starling_ops::program::{Builder, Op};
 use starling_webgpu::{Options, WebGpuBackend, adapters};
@@ -144,6 +144,52 @@ fn memory_that_is_not_there_is_a_typed_error_and_nothing_else_suffers() {
     let x = memory(&backend, DType::F32, &[5]);
     upload(&*stream, &[1f32, 2.0, 3.0, 4.0, 5.0], &x);
     assert_eq!(download(&*stream, &x).unwrap(), [1.0, 2.0, 3.0, 4.0, 5.0]);
+}
+
+#[test]
+fn what_lies_outside_a_storage_or_counts_beyond_32_bits_is_refused() {
+    let backend = open("plain").unwrap();
+    assert!(matches!(backend.alloc(usize::MAX - 3), Err(Error::OutOfMemory { .. })));
+    let stream = backend.stream().unwrap();
+    let x = memory(&backend, DType::U8, &[16]);
+    let far = x.with(Layout::new(&[1], &[1], 1_000_001));
+    assert!(matches!(stream.upload(&[1], &far), Err(Error::Shape { .. })));
+    // One element repeated 2^32 times takes no memory, and a count of it no word.
+    let one = memory(&backend, DType::F32, &[1]);
+    let many = one.with(Layout::new(&[1 << 16, 1 << 16], &[0, 0], 0));
+    let output = memory(&backend, DType::F32, &[1, 1]);
+    let mut verb: Verb = Reduce {
+        kind: ReduceKind::Sum,
+        program: Arc::new(Program::identity()),
+        params: Vec::new(),
+        inputs: vec![many],
+        axes: 0b11,
+        output,
+        workspace: None,
+    }
+    .into();
+    let bytes = backend.workspace_bytes(&verb);
+    if let (true, Some(slot)) = (bytes > 0, verb.workspace_mut()) {
+        *slot = Some(memory(&backend, DType::F32, &[bytes.div_ceil(4)]));
+    }
+    assert!(matches!(stream.submit(&verb), Err(Error::Shape { .. })));
+}
+
+#[test]
+fn notes_of_two_streams_are_kept_apart_and_a_dropped_stream_finishes() {
+    let backend = open("plain").unwrap();
+    let (one, two) = (backend.stream().unwrap(), backend.stream().unwrap());
+    let (x, out) = (memory(&backend, DType::F32, &[3]), memory(&backend, DType::F32, &[2]));
+    let index = memory(&backend, DType::I32, &[2]);
+    upload(&*one, &[1f32, 2.0, 3.0], &x);
+    upload(&*one, &[0, 7], &index);
+    let gather = Gather { x: x.clone(), index, axis: 0, out };
+    one.submit(&gather.into()).unwrap();
+    assert!(download(&*two, &x).is_ok(), "another stream's index is not its business");
+    assert!(matches!(one.sync(), Err(Error::Index { index: 7, .. })));
+    one.submit(&Fill { dst: x.clone(), value: 5.0 }.into()).unwrap();
+    drop(one);
+    assert_eq!(download(&*two, &x).unwrap(), [5.0; 3]);
 }
 
 #[test]

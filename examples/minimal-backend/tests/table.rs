@@ -1,7 +1,7 @@
 //! The whole table of operation cases: four verbs by themselves, all of them through the engine.
 
-use starling_api::{Backend, Error, Stream, Support};
-use starling_conformance::{Array, Tier, Verdict, cases, run};
+use starling_api::{Backend, Error, Stream, Support, Verb};
+use starling_conformance::{Array, Case, Tier, Verdict, cases, run};
 use starling_engine::Device;
 use starling_example_backend::MinimalBackend;
 use std::sync::Arc;
@@ -29,10 +29,23 @@ fn held_to(backend: &Arc<dyn Backend>, tier: Tier) -> (usize, usize) {
     (passed, skipped)
 }
 
+/// Sums of integers do not fit f32: the one verb that can be neither run nor composed.
+fn is_integer_product(verb: &Verb) -> bool {
+    matches!(verb, Verb::Gemm(v) if !v.a.dtype.is_float())
+}
+
+/// The verb of a case over host memory.
+fn on_host(case: &Case) -> Verb {
+    let problem = case.problem();
+    problem.over(&problem.on_host().unwrap())
+}
+
 fn passes_by_composition(tier: Tier) {
     let device = Device::from_backend(backend()).unwrap();
     let (passed, skipped) = held_to(&device.as_backend(), tier);
-    assert_eq!((passed, skipped), (cases(tier).len(), 0));
+    let table = cases(tier);
+    let integers = table.iter().filter(|case| is_integer_product(&on_host(case))).count();
+    assert_eq!((passed, skipped), (table.len() - integers, integers));
     assert!(device.counters().launches > passed as u64, "composed verbs are several launches");
 }
 
@@ -60,7 +73,7 @@ fn four_verbs_are_native_and_the_rest_is_left_to_the_engine() {
         match backend.supports(&verb) {
             Support::Native => *native.entry(verb.name()).or_default() += 1,
             Support::Composed => refuses(stream.as_ref(), &verb),
-            Support::No => panic!("{} is neither run nor composed", case.title()),
+            Support::No => assert!(is_integer_product(&verb), "{} is not run", case.title()),
         }
     }
     let names: Vec<_> = native.keys().copied().collect();
@@ -70,7 +83,7 @@ fn four_verbs_are_native_and_the_rest_is_left_to_the_engine() {
 }
 
 /// A verb that is not native must not reach the stream; when it does, that is an error.
-fn refuses(stream: &dyn Stream, verb: &starling_api::Verb) {
+fn refuses(stream: &dyn Stream, verb: &Verb) {
     let error = stream.submit(verb).err();
     assert!(matches!(error, Some(Error::Unsupported { op, .. }) if op == verb.name()), "{error:?}");
 }

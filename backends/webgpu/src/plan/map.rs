@@ -47,7 +47,14 @@ pub fn map(v: &Map, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result<()> {
     pack(&v.outputs, operands, scope, kernels)?;
     let v = &packed;
     let inputs = &v.inputs[..v.program.input_count()];
-    let wide = v.outputs.iter().all(in_fours)
+    // The tail of one output's last four may hold elements of another output: then one by one.
+    let apart = len.is_multiple_of(4)
+        || v.outputs
+            .iter()
+            .enumerate()
+            .all(|(i, y)| v.outputs[..i].iter().all(|other| !other.same_storage(y)));
+    let wide = apart
+        && v.outputs.iter().all(in_fours)
         && inputs.iter().all(|x| in_fours(x) || is_one_element(x))
         && len >= 4;
     if wide {
@@ -78,7 +85,8 @@ pub(crate) fn pack(
     operands.retain(|x| !outputs.iter().any(|y| y.same_storage(x)));
     operands.sort_by_key(|x| x.len() * x.dtype.size());
     // One buffer more replaces those that are packed.
-    let chosen = &mut operands[..over + 2];
+    // What cannot be helped so is refused when the slots are counted.
+    let Some(chosen) = operands.get_mut(..over + 2) else { return Ok(()) };
     let step = |x: &View| (x.len() * x.dtype.size()).next_multiple_of(GpuStorage::STEP);
     let storage = (scope.alloc)(chosen.iter().map(|x| step(x)).sum())?;
     let mut first = 0;

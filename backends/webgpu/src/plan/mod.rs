@@ -144,6 +144,10 @@ pub fn plan(verb: &Verb, scope: Scope<'_>) -> Result<Vec<Kernel>> {
     }
     for kernel in &mut kernels {
         kernel.bind(scope.limits.binding_bytes);
+        if !kernel.counts_in_words() {
+            let message = "it has 2^32 elements or more, and shaders count in 32 bits: split it";
+            return Err(Error::shape(verb.name(), message));
+        }
         if kernel.slots() > scope.limits.slots {
             let message = format!(
                 "the operands take {} buffers and the device binds {} at once: split the \

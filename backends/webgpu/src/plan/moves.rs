@@ -173,10 +173,10 @@ pub fn scatter_add(v: &ScatterAdd, scope: Scope<'_>, kernels: &mut Vec<Kernel>) 
     const WANTED: usize = 1024;
     let (len, bound) = (v.x.shape()[v.axis], v.out.shape()[v.axis]);
     let lines: usize = without(&v.x.layout, v.axis).len();
-    if len == 0 || lines == 0 || bound == 0 {
+    if len == 0 || lines == 0 {
         return;
     }
-    let parts = (WANTED / lines).clamp(1, 16).min(bound);
+    let parts = (WANTED / lines).clamp(1, 16).min(bound.max(1));
     let mut k = Kernel::new(SCATTER_ADD);
     k.constant("WG", LANES as u32).word("lines", lines).word("len", len);
     k.word("bound", bound).word("parts", parts).word("rows", bound.div_ceil(parts));

@@ -8,18 +8,6 @@ use crate::plan::map::{parameter_arguments, parameters};
 use starling_api::{DType, Gemm, View};
 use std::fmt::Write;
 
-/// The names of the strides of c, of the epilogue's inputs and of its outputs.
-const STRIDES: [[&str; 2]; 8] = [
-    ["s0_row", "s0_column"],
-    ["s1_row", "s1_column"],
-    ["s2_row", "s2_column"],
-    ["s3_row", "s3_column"],
-    ["s4_row", "s4_column"],
-    ["s5_row", "s5_column"],
-    ["s6_row", "s6_column"],
-    ["s7_row", "s7_column"],
-];
-
 /// How four neighbours in a row of the result are reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
@@ -35,7 +23,7 @@ enum Class {
 struct Plane {
     name: String,
     class: Class,
-    strides: [&'static str; 2],
+    strides: [String; 2],
 }
 
 impl Plane {
@@ -61,16 +49,16 @@ impl Plane {
         };
         let width = if class == Class::Four { Width::Four } else { Width::One };
         k.over(name.clone(), view, access, &batch, width);
-        let strides = STRIDES[at % STRIDES.len()];
+        let strides = [format!("s{at}_row"), format!("s{at}_column")];
         let bits = |stride: isize| stride as i32 as u32;
-        k.bits(strides[0], bits(if class == Class::Four { row / 4 } else { row }));
-        k.bits(strides[1], bits(column));
+        k.bits(strides[0].clone(), bits(if class == Class::Four { row / 4 } else { row }));
+        k.bits(strides[1].clone(), bits(column));
         Self { name, class, strides }
     }
 
     /// The four elements.
     fn load(&self) -> String {
-        let (x, [row, column]) = (&self.name, self.strides);
+        let (x, [row, column]) = (&self.name, &self.strides);
         match self.class {
             Class::Four => format!("{x}_load4(({x}_at(z) >> 2u) + row * ${row} + q)"),
             Class::Same => format!("vec4<f32>({x}_load({x}_at(z) + row * ${row}))"),
@@ -86,7 +74,7 @@ impl Plane {
 
     /// Stores `v`, of which the part within the row counts.
     fn store(&self, v: &str) -> String {
-        let (x, [row, column]) = (&self.name, self.strides);
+        let (x, [row, column]) = (&self.name, &self.strides);
         if self.class == Class::Four {
             return format!("    {x}_store4(({x}_at(z) >> 2u) + row * ${row} + q, {v}, 4u);\n");
         }
@@ -105,7 +93,7 @@ impl Plane {
 
 /// Stores whole numbers, one by one; with the old ones where `beta` is 1.
 fn integers(c: &Plane, beta: bool) -> String {
-    let [row, column] = c.strides;
+    let [row, column] = &c.strides;
     let mut text = format!("    let at = c_at(z) + row * ${row};\n");
     for i in 0..4 {
         let place = format!("at + (4u * q + {i}u) * ${column}");
