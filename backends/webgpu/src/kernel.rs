@@ -114,7 +114,7 @@ impl Kernel {
         self.over(name, view, access, &view.layout, Width::One)
     }
 
-    /// An operand moved in fours; [`access::in_fours`] says whether it can be.
+    /// An operand moved in fours; `access::in_fours` says whether it can be.
     pub fn fours(&mut self, name: impl Into<String>, view: &View, access: Access) -> &mut Self {
         self.over(name, view, access, &view.layout, Width::Four)
     }
