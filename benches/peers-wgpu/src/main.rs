@@ -36,6 +36,8 @@ const OURS: &str = "starling";
 const BATCH: usize = 8;
 const LEARNING_RATE: f64 = 1e-4;
 
+/// One way to ask burn for a result.
+type Way<const D: usize> = Box<dyn Fn() -> Burn<D>>;
 /// Asks for a number of calls and waits until they are done.
 type Call<'a> = Box<dyn FnMut(usize) -> Result<()> + 'a>;
 
@@ -72,7 +74,7 @@ impl Bench {
         &mut self,
         name: &str,
         ours: impl Fn() -> starling_engine::Result<Tensor>,
-        theirs: Vec<(&'static str, Box<dyn Fn() -> Burn<D>>)>,
+        theirs: Vec<(&'static str, Way<D>)>,
     ) -> Result<()> {
         let result = ours()?.to_vec::<f32>()?;
         let mut error = 0f64;
@@ -250,8 +252,7 @@ fn attention(bench: &mut Bench, name: &str, shape: [usize; 4]) -> Result<()> {
     let (v, v2) = bench.random(shape)?;
     let ways = peer::ATTENTION.map(|(way, attend)| {
         let (q, k, v) = (q2.clone(), k2.clone(), v2.clone());
-        let call: Box<dyn Fn() -> Burn<4>> =
-            Box::new(move || attend(q.clone(), k.clone(), v.clone(), None));
+        let call: Way<4> = Box::new(move || attend(q.clone(), k.clone(), v.clone(), None));
         (way, call)
     });
     bench.compare(name, || q.attention(&k, &v, &AttentionOptions::default()), ways.into())
