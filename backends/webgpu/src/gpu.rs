@@ -130,7 +130,7 @@ impl Gpu {
         let padded = bytes
             .max(1)
             .checked_next_multiple_of(GpuStorage::STEP)
-            .filter(|padded| padded + GpuStorage::STEP <= self.limits.buffer_bytes);
+            .filter(|&padded| padded <= self.limits.buffer_bytes.saturating_sub(GpuStorage::STEP));
         let Some(padded) = padded else { return Err(self.out_of_memory(bytes)) };
         let buffer = self.buffer(padded, BUFFER).map_err(|e| match e {
             Error::OutOfMemory { .. } => self.out_of_memory(bytes),

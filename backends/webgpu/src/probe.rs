@@ -30,7 +30,8 @@ pub(crate) fn arithmetic(gpu: &Arc<Gpu>) -> Result<Arithmetic> {
     stream.upload(bytemuck::cast_slice(&operands), &x)?;
     let mut kernel = Kernel::new(PROBE);
     kernel.operand("x", &x, Access::Read).operand("y", &y, Access::Write).groups(1);
-    stream.launch(&mut [kernel])?;
+    kernel.bind(gpu.limits.binding_bytes);
+    stream.launch(&[kernel])?;
     let mut bytes = [0; 64];
     pollster::block_on(stream.download(&y, &mut bytes))?;
     let answers: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);

@@ -268,12 +268,11 @@ fn prepare(
 }
 
 impl WebGpuStream {
-    /// Binds kernels and adds them to the batch.
-    pub(crate) fn launch(&self, kernels: &mut [Kernel]) -> Result<()> {
+    /// Adds kernels to the batch; their storages are bound already.
+    pub(crate) fn launch(&self, kernels: &[Kernel]) -> Result<()> {
         self.0.gpu.check()?;
         let mut batch = self.0.batch();
         for kernel in kernels {
-            kernel.bind(self.0.gpu.limits.binding_bytes);
             let Some(grid) = kernel.dispatch() else { continue };
             let needs = kernel.parameters().len() * 4;
             let full = batch.parameters.len() + needs > PARAMETER_BYTES;
@@ -291,7 +290,7 @@ impl WebGpuStream {
 
 impl Stream for WebGpuStream {
     fn submit(&self, verb: &Verb) -> Result<()> {
-        self.launch(&mut self.0.plan(verb)?)
+        self.launch(&self.0.plan(verb)?)
     }
 
     fn upload(&self, bytes: &[u8], to: &View) -> Result<()> {

@@ -34,7 +34,7 @@ pub(crate) fn parameters(kernel: &mut Kernel, program: &Program, params: &[View]
     }
 }
 
-/// The access of input `i` or output `o`, which may be the same view.
+/// Adds the kernels of a map: in fours where nothing lies between the elements, else one by one.
 pub fn map(v: &Map, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result<()> {
     let len = v.outputs[0].len();
     if len == 0 {
