@@ -5,6 +5,7 @@ mod bench;
 mod devices;
 mod evaluate;
 mod generate;
+mod headless;
 mod output;
 mod train;
 mod verify;
@@ -19,6 +20,7 @@ use std::process::ExitCode;
 const USER_ERROR: u8 = 2;
 
 fn main() -> ExitCode {
+    headless::no_compositor_is_asked();
     report_panics();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

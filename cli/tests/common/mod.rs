@@ -9,6 +9,8 @@ use std::process::{Command, Output};
 pub fn starling(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_starling"));
     command.args(args).env_remove("RAYON_NUM_THREADS").env("RUST_BACKTRACE", "1");
+    // As over ssh, where drivers are the most talkative.
+    command.env_remove("XDG_RUNTIME_DIR").env_remove("NODEVICE_SELECT");
     command
 }
 

@@ -10,6 +10,8 @@ const UNSAFE_PLACES: &[&str] = &[
     // Files mapped into memory.
     "engine/src/checkpoint/archive.rs",
     "engine/src/data/corpus.rs",
+    // A variable of the environment, set before there are threads.
+    "cli/src/headless.rs",
     // The bytes of host storage, which hands out a pointer.
     "tests/conformance/src/data.rs",
     "tests/conformance/tests/mutations.rs",
