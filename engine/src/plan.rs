@@ -14,6 +14,7 @@ use starling_ops::trace::Trace;
 use starling_ops::{Definition, Key, Math};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -292,8 +293,9 @@ struct Fusion {
     inputs: Vec<View>,
     params: Vec<View>,
     done: HashMap<*const Node, NodeId>,
-    /// Keeps the random tables alive until the verb is submitted.
-    randoms: Vec<Arc<Random>>,
+    /// The expressions in the program. Another thread may compute one meanwhile, which then lets
+    /// its operands go: their memory must not be used again before the verb is submitted.
+    held: Vec<Arc<Expression>>,
 }
 
 impl Fusion {
@@ -304,7 +306,7 @@ impl Fusion {
             inputs: Vec::new(),
             params: Vec::new(),
             done: HashMap::new(),
-            randoms: Vec::new(),
+            held: Vec::new(),
         }
     }
 
@@ -318,7 +320,11 @@ impl Fusion {
                 let view = node.view()?;
                 self.input(view)?
             }
-            Some(e) => self.expression(&e)?,
+            Some(e) => {
+                let id = self.expression(&e)?;
+                self.held.push(e);
+                id
+            }
         };
         self.done.insert(Arc::as_ptr(node), id);
         Ok(id)
@@ -333,7 +339,6 @@ impl Fusion {
                 def.put_derivative(&self.builder, &args, scalars, *by)[0]
             }
             Lazy::Uniform { random, instance } => {
-                self.randoms.push(random.clone());
                 let key: Key<usize> = random.key(*instance).map(|view| self.param(view));
                 let t = Trace(&self.builder);
                 t.uniform(t.index(), key.map(|i| t.param_word(i))).0
@@ -364,8 +369,10 @@ impl Fusion {
         })
     }
 
-    fn finish(self, outputs: &[NodeId]) -> (Arc<Program>, Vec<View>, Vec<View>) {
-        (Arc::new(self.builder.into_inner().finish(outputs)), self.inputs, self.params)
+    /// The program and its operands, which are alive as long as `self` is.
+    fn finish(&mut self, outputs: &[NodeId]) -> (Arc<Program>, Vec<View>, Vec<View>) {
+        let program = Arc::new(self.builder.take().finish(outputs));
+        (program, mem::take(&mut self.inputs), mem::take(&mut self.params))
     }
 }
 

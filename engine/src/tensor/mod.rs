@@ -62,7 +62,8 @@ impl Tensor {
         self.tape.as_ref()
     }
 
-    /// The operand that backends see; computes the value if it is still an expression.
+    /// The operand that backends see; computes the value if it is still an expression. It does not
+    /// keep the memory from being used again: the tensor must live until the verb is submitted.
     pub(crate) fn view(&self) -> Result<View> {
         self.node.view()
     }
@@ -196,9 +197,10 @@ impl Tensor {
             let message = format!("the tensor holds {}, not {}", self.dtype(), T::DTYPE);
             return Err(Error::invalid(message));
         }
-        let view = self.contiguous()?.view()?;
-        let mut data = vec![T::zeroed(); view.len()];
-        self.device().download(&view, bytemuck::cast_slice_mut(&mut data)).await?;
+        // Held until the bytes are here: a view does not keep memory from being used again.
+        let source = self.contiguous()?;
+        let mut data = vec![T::zeroed(); source.len()];
+        self.device().download(&source.view()?, bytemuck::cast_slice_mut(&mut data)).await?;
         Ok(data)
     }
 

@@ -1,0 +1,60 @@
+//! Threads that share a device: the memory of one never reaches another before it is free.
+
+use starling_engine::{DType, Device, Result, Tensor};
+use std::sync::Barrier;
+use std::thread;
+
+/// Downloads of values that are copied on their way, because they do not lie in row-major order.
+fn transposed_downloads(device: &Device, number: usize) -> Result<()> {
+    const SIDE: usize = 8;
+    let data: Vec<f32> = (0..SIDE * SIDE).map(|i| (number * SIDE * SIDE + i) as f32).collect();
+    for round in 0..2000 {
+        let t = Tensor::from_slice(device, &data, &[SIDE, SIDE])?;
+        let found = t.transpose(0, 1)?.to_vec::<f32>()?;
+        for (i, &x) in found.iter().enumerate() {
+            let right = data[i % SIDE * SIDE + i / SIDE];
+            assert_eq!(x, right, "thread {number}, round {round}, element {i}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn downloads_of_two_threads_do_not_mix() {
+    let device = Device::new("cpu").unwrap();
+    thread::scope(|scope| {
+        for number in 0..4 {
+            let device = &device;
+            scope.spawn(move || transposed_downloads(device, number).unwrap());
+        }
+    });
+}
+
+#[test]
+fn an_operand_outlives_every_expression_that_reads_it() {
+    const LEN: usize = 64;
+    let device = Device::new("cpu").unwrap();
+    let three = Tensor::full(&device, DType::F32, &[LEN], 3.0).unwrap();
+    for round in 0..4000 {
+        let x = round as f32;
+        // Only the expression keeps the operand's memory, and only until one thread computes it.
+        let shared = Tensor::from_slice(&device, &[x; LEN], &[LEN]).unwrap().mul(&three).unwrap();
+        let start = Barrier::new(2);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut long = shared.clone();
+                for _ in 0..12 {
+                    long = long.add_scalar(1.0).unwrap();
+                }
+                start.wait();
+                assert_eq!(long.to_vec::<f32>().unwrap(), [3.0 * x + 12.0; LEN], "round {round}");
+            });
+            start.wait();
+            assert_eq!(shared.to_vec::<f32>().unwrap(), [3.0 * x; LEN], "round {round}");
+            for _ in 0..4 {
+                // Takes the operand's memory if it was given back too early.
+                drop(Tensor::from_slice(&device, &[-1.0f32; LEN], &[LEN]).unwrap());
+            }
+        });
+    }
+}
