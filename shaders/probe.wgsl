@@ -19,5 +19,13 @@ fn main(@builtin(local_invocation_index) lane: u32) {
         y_put(3u, select(0u, 1u, nan < infinity || nan >= infinity || infinity <= half));
         y_put(4u, bitcast<u32>(tiny * half));
         y_put(5u, fused(8u, 8u));
+        // Some drivers end loops early. The work in this one keeps it from being computed away.
+        var turns = 0u;
+        var work = bitcast<u32>(half);
+        for (; turns < $turns; turns++) {
+            work = work * 1664525u + 1013904223u;
+        }
+        y_put(6u, turns);
+        y_put(7u, work);
     }
 }

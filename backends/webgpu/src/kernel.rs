@@ -26,6 +26,7 @@ pub struct Kernel {
     pub(crate) operands: Vec<Operand>,
     pub(crate) bindings: Vec<Binding>,
     invocations: Invocations,
+    turns: usize,
     /// A parameter did not fit its word.
     too_large: bool,
 }
@@ -36,6 +37,14 @@ enum Invocations {
     Groups(usize),
     /// A grid.
     Grid([usize; 3]),
+}
+
+/// Turns of a loop of `n` turns around at most four loops that make `within` each time, as drivers
+/// count them that compute lanes together: the turn that finds the end counts too, and in it one of
+/// each loop within, with no lane at work.
+pub(crate) fn looped(n: usize, within: usize) -> usize {
+    let end = if within > 0 { 5 } else { 1 };
+    n.saturating_mul(1 + within).saturating_add(end)
 }
 
 impl Kernel {
@@ -51,6 +60,7 @@ impl Kernel {
             operands: Vec::new(),
             bindings: Vec::new(),
             invocations: Invocations::Groups(0),
+            turns: 0,
             too_large: false,
         }
     }
@@ -154,6 +164,22 @@ impl Kernel {
     pub fn groups(&mut self, groups: usize) -> &mut Self {
         self.invocations = Invocations::Groups(groups);
         self
+    }
+
+    /// The most turns that all loops of one invocation make together, by [`looped`].
+    pub fn turns(&mut self, turns: usize) -> &mut Self {
+        self.turns = turns;
+        self
+    }
+
+    /// What [`Kernel::turns`] said.
+    pub(crate) fn most_turns(&self) -> usize {
+        debug_assert!(
+            self.turns > 0 || !self.template.has_loops(),
+            "{} loops and does not say how often",
+            self.name()
+        );
+        self.turns
     }
 
     /// Runs a grid of workgroups, each side at most 65,535.

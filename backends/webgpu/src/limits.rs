@@ -30,9 +30,17 @@ pub(crate) struct Arithmetic {
     pub special_values: bool,
     /// Numbers below 2^-126 are kept.
     pub subnormals: bool,
+    /// Turns of loops that an invocation may take. llvmpipe (seen in Mesa 22.3) ends every loop
+    /// once an invocation's loops have made 65,535 turns together.
+    pub turns: usize,
 }
 
 impl Arithmetic {
     /// What is assumed until the device has answered: the least.
-    pub const LEAST: Self = Self { fma: Fma::Separate, special_values: false, subnormals: false };
+    pub const LEAST: Self = Self {
+        fma: Fma::Separate,
+        special_values: false,
+        subnormals: false,
+        turns: u16::MAX as usize,
+    };
 }

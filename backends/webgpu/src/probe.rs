@@ -1,7 +1,7 @@
 //! What a device's arithmetic does, found out by running a kernel on it.
 
 use crate::gpu::Gpu;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, looped};
 use crate::limits::Arithmetic;
 use crate::operand::Access;
 use crate::stream::WebGpuStream;
@@ -11,6 +11,8 @@ use starling_ops::wgsl::Fma;
 use std::sync::Arc;
 
 const PROBE: Template = template!("probe");
+/// Turns of the loop that shows whether loops run to their ends: beyond the limit of llvmpipe.
+const TURNS: usize = 70_000;
 
 /// Runs the kernel.
 ///
@@ -30,12 +32,13 @@ pub(crate) fn arithmetic(gpu: &Arc<Gpu>) -> Result<Arithmetic> {
     stream.upload(bytemuck::cast_slice(&operands), &x)?;
     let mut kernel = Kernel::new(PROBE);
     kernel.operand("x", &x, Access::Read).operand("y", &y, Access::Write).groups(1);
+    kernel.word("turns", TURNS).turns(looped(TURNS, 0));
     kernel.bind(gpu.limits.binding_bytes);
     stream.launch(&[kernel])?;
     let mut bytes = [0; 64];
     pollster::block_on(stream.download(&y, &mut bytes))?;
     let answers: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
-    let [endless, difference, nothing, compared, half, product, _, _, ref products @ ..] =
+    let [endless, difference, nothing, compared, half, product, turns, _, ref products @ ..] =
         answers[..]
     else {
         return Ok(Arithmetic::LEAST);
@@ -52,6 +55,7 @@ pub(crate) fn arithmetic(gpu: &Arc<Gpu>) -> Result<Arithmetic> {
             && nan(nothing)
             && compared == 0,
         subnormals: f32::from_bits(half) == f32::MIN_POSITIVE / 2.0,
+        turns: if turns as usize == TURNS { usize::MAX } else { turns as usize },
     })
 }
 

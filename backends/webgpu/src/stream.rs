@@ -78,6 +78,7 @@ impl Queue {
             limits: &gpu.limits,
             variant: gpu.variant,
             software: gpu.software,
+            turns: gpu.arithmetic().turns,
             faults: &self.notes,
         };
         plan(verb, scope)

@@ -16,6 +16,13 @@ pub struct Template {
     pub text: &'static str,
 }
 
+impl Template {
+    /// True when the shader may loop.
+    pub fn has_loops(&self) -> bool {
+        ["for (", "while ", "loop {"].iter().any(|word| self.text.contains(word))
+    }
+}
+
 /// The template `shaders/NAME.wgsl`, or one made of several such files.
 macro_rules! template {
     ($name:literal) => {

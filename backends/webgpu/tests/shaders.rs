@@ -35,7 +35,8 @@ fn texts(variant: Variant, software: bool, matrix: usize) -> HashMap<String, Str
         ..BASELINE
     };
     let faults = View::contiguous(memory(16).unwrap(), starling_api::DType::U32, &[4]);
-    let scope = Scope { limits: &limits, variant, software, alloc: &memory, faults: &faults };
+    let (limits, turns) = (&limits, usize::MAX);
+    let scope = Scope { limits, variant, software, turns, alloc: &memory, faults: &faults };
     let mut found = HashMap::new();
     for case in cases(Tier::Quick) {
         let problem = case.problem();

@@ -5,7 +5,7 @@
 
 use super::rows::{EXP, LOG};
 use super::{LANES, Scope};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, looped};
 use crate::operand::{Access, Width};
 use crate::template::{Template, template};
 use starling_api::{Attention, AttentionBackward, DType, Error, Layout, Result, Support, View};
@@ -183,14 +183,23 @@ fn group(scope: Scope<'_>) -> usize {
 }
 
 /// Rows of the other operand that an invocation meets at a time: up to `deep` quads of them, since
-/// unrolled text grows with that number and a compiler's time faster than the text. The order of
-/// additions follows from it, so it is the same for every kernel.
+/// unrolled text grows with that number and a compiler's time faster than the text. The order of the
+/// forward's additions follows from it, so there it is the same for every kernel.
 fn step(sizes: &Sizes, deep: usize) -> usize {
     (deep / sizes.quads().max(1)).clamp(1, 2)
 }
 
-/// Quads of a step of the forward, and of the backward, which unrolls twice as much.
+/// Quads of a step: of the forward and of the backward for any head dimension, and of the backward
+/// on tiles, which unrolls twice as much.
 const DEEP: [usize; 2] = [32, 16];
+
+/// Turns of a kernel's loops that holds a row of quads and meets `n` others of `heads` heads, by
+/// steps; for any head dimension (`general`) it loops over the quads of each step.
+fn turns(sizes: &Sizes, heads: usize, n: usize, step: usize, general: bool) -> usize {
+    let quads = looped(sizes.quads(), 0);
+    let others = looped(n.div_ceil(step), if general { 2 * quads } else { 0 });
+    2 * quads + looped(heads, others)
+}
 
 /// The bits, those of a NaN, that mark a row as one to be computed again.
 const AGAIN: u32 = 0x7fc0_a6a1;
@@ -252,6 +261,7 @@ pub fn forward(v: &Attention, scope: Scope<'_>, kernels: &mut Vec<Kernel>) {
         let mut rows = tile.rows(FORWARD_LANES, &sizes, "KEYS");
         rows.kernel.constant("MAY_REDO", some_hidden).constant("AGAIN", AGAIN);
         rows.kernel.constant("ENDS", !sizes.keys.is_multiple_of(tile.step) || v.causal);
+        rows.kernel.turns(turns(&sizes, 1, sizes.keys, step, false));
         kernels.push(by_queries(v, &sizes, rows, tile.lanes * tile.rows));
         if !some_hidden {
             return;
@@ -259,6 +269,7 @@ pub fn forward(v: &Attention, scope: Scope<'_>, kernels: &mut Vec<Kernel>) {
     }
     let mut rows = one_by_one(FORWARD, &sizes, wide, ("KEYS", step), scope);
     rows.kernel.constant("REDO", tile.is_some()).constant("AGAIN", AGAIN);
+    rows.kernel.turns(turns(&sizes, 1, sizes.keys, step, true));
     kernels.push(by_queries(v, &sizes, rows, group(scope)));
 }
 
@@ -315,6 +326,7 @@ fn delta(v: &AttentionBackward, sizes: &Sizes, saved: &View) -> Kernel {
     let wide = rows_of_quads(&v.forward.out) && rows_of_quads(&v.d_out);
     let mut rows = Rows::new(DELTA, sizes, LANES, any_quads(sizes), wide);
     let k = &mut rows.kernel;
+    k.turns(looped(sizes.quads(), 0));
     k.word("rows", sizes.all_rows()).bits("out_step", stride(&v.forward.out, 3));
     k.bits("d_out_step", stride(&v.d_out, 3)).groups(sizes.all_rows().div_ceil(LANES));
     rows.operand("out", &v.forward.out, Access::Read, 3);
@@ -327,11 +339,15 @@ fn delta(v: &AttentionBackward, sizes: &Sizes, saved: &View) -> Kernel {
 fn d_q(v: &AttentionBackward, sizes: &Sizes, saved: &View, scope: Scope<'_>) -> Kernel {
     let f = &v.forward;
     let wide = [&f.q, &f.k, &f.v, &v.d_out, &v.d_q].into_iter().all(rows_of_quads);
-    let step = step(sizes, DEEP[1]);
-    let (mut rows, block) = match Tile::of(sizes.quads(), step, wide, scope) {
-        Some(tile) => (tile.rows(D_Q_LANES, sizes, "KEYS"), tile.lanes * tile.rows),
-        None => (one_by_one(D_Q, sizes, wide, ("KEYS", step), scope), group(scope)),
+    let tile = Tile::of(sizes.quads(), step(sizes, DEEP[1]), wide, scope);
+    let (mut rows, block, step) = match &tile {
+        Some(t) => (t.rows(D_Q_LANES, sizes, "KEYS"), t.lanes * t.rows, t.step),
+        None => {
+            let step = step(sizes, DEEP[0]);
+            (one_by_one(D_Q, sizes, wide, ("KEYS", step), scope), group(scope), step)
+        }
     };
+    rows.kernel.turns(turns(sizes, 1, sizes.keys, step, tile.is_none()));
     rows.scores(f, sizes);
     let k = &mut rows.kernel;
     let per_head = sizes.rows().div_ceil(block);
@@ -354,17 +370,22 @@ fn d_q(v: &AttentionBackward, sizes: &Sizes, saved: &View, scope: Scope<'_>) -> 
 fn d_kv(v: &AttentionBackward, sizes: &Sizes, saved: &View, scope: Scope<'_>) -> Kernel {
     let f = &v.forward;
     let wide = [&f.q, &f.k, &f.v, &v.d_out, &v.d_k, &v.d_v].into_iter().all(rows_of_quads);
-    let step = step(sizes, DEEP[1]);
-    let (mut rows, block) = match Tile::of(sizes.quads(), step, wide, scope) {
-        Some(tile) => (tile.rows(D_KV_LANES, sizes, "QUERIES"), tile.lanes),
-        None => (one_by_one(D_KV, sizes, wide, ("QUERIES", step), scope), group(scope)),
+    let tile = Tile::of(sizes.quads(), step(sizes, DEEP[1]), wide, scope);
+    let (mut rows, block, step) = match &tile {
+        Some(t) => (t.rows(D_KV_LANES, sizes, "QUERIES"), t.lanes, t.step),
+        None => {
+            let step = step(sizes, DEEP[0]);
+            (one_by_one(D_KV, sizes, wide, ("QUERIES", step), scope), group(scope), step)
+        }
     };
+    let heads = sizes.heads / sizes.kv_heads;
+    rows.kernel.turns(turns(sizes, heads, sizes.queries, step, tile.is_none()));
     rows.scores(f, sizes);
     let k = &mut rows.kernel;
     let per_head = sizes.keys.div_ceil(block);
     let groups = sizes.batch * sizes.kv_heads * per_head;
     k.word("groups", groups).word("blocks", per_head);
-    k.word("heads_per_kv_head", sizes.heads / sizes.kv_heads);
+    k.word("heads_per_kv_head", heads);
     k.bits("q_row", stride(&f.q, 2)).bits("q_step", stride(&f.q, 3));
     k.bits("d_out_row", stride(&v.d_out, 2)).bits("d_out_step", stride(&v.d_out, 3));
     k.bits("k_step", stride(&f.k, 3)).bits("v_step", stride(&f.v, 3));

@@ -3,7 +3,7 @@
 use super::moves::copy;
 use super::{LANES, Scope};
 use crate::access::in_fours;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, looped};
 use crate::operand::Access;
 use crate::storage::GpuStorage;
 use crate::template::{Template, template};
@@ -128,6 +128,7 @@ fn in_quads(v: &Map, inputs: &[View], len: usize) -> Kernel {
     let mut k = Kernel::new(MAP4);
     let repeat = super::repeats(len);
     k.constant("WG", LANES as u32).word("len", len).word("repeat", repeat);
+    k.turns(looped(repeat, 0));
     // Without a tail the branch for one is left out: masked lanes would take it every time.
     k.constant("WHOLE", len.is_multiple_of(4));
     let mut glue = String::from("fn quad(q: u32, count: u32) {\n");

@@ -76,6 +76,8 @@ pub struct Scope<'a> {
     pub variant: Variant,
     /// True when a driver plays the device on the processor, which wants other tiles.
     pub software: bool,
+    /// Turns that the loops of an invocation may make together.
+    pub turns: usize,
     /// Memory for what a plan must put aside.
     pub alloc: &'a dyn Fn(usize) -> Result<Arc<dyn Storage>>,
     /// Four words in which kernels note an index outside its table.
@@ -154,6 +156,15 @@ pub fn plan(verb: &Verb, scope: Scope<'_>) -> Result<Vec<Kernel>> {
                  expression or use smaller tensors",
                 kernel.slots(),
                 scope.limits.slots
+            );
+            return Err(Error::shape(verb.name(), message));
+        }
+        if kernel.most_turns() > scope.turns {
+            let message = format!(
+                "its loops make up to {} turns and the device's driver ends them after {}: use \
+                 smaller tensors or a newer driver",
+                kernel.most_turns(),
+                scope.turns
             );
             return Err(Error::shape(verb.name(), message));
         }

@@ -2,7 +2,7 @@
 
 use super::{LANES, Scope};
 use crate::access::in_fours;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, looped};
 use crate::operand::{Access, Width};
 use crate::template::{Template, template};
 use starling_api::{Copy, DType, Fill, Gather, Layout, ScatterAdd, View};
@@ -64,7 +64,7 @@ fn in_quads(src: &View, dst: &View, act: &str) -> Kernel {
     let len = src.len();
     let repeat = super::repeats(len);
     let mut k = Kernel::new(COPY4);
-    k.word("repeat", repeat);
+    k.word("repeat", repeat).turns(looped(repeat, 0));
     k.constant("WG", LANES as u32).word("len", len).constant("WHOLE", len.is_multiple_of(4));
     k.fours("x", src, Access::Read).fours("y", dst, Access::Write);
     k.glue(&format!("fn quad(q: u32, count: u32) {{\n    {act}\n}}\n"));
@@ -172,13 +172,24 @@ pub fn gather(v: &Gather, scope: Scope<'_>, kernels: &mut Vec<Kernel>) {
 pub fn scatter_add(v: &ScatterAdd, scope: Scope<'_>, kernels: &mut Vec<Kernel>) {
     const WANTED: usize = 1024;
     let (len, bound) = (v.x.shape()[v.axis], v.out.shape()[v.axis]);
+    // One kernel after the other where loops cannot be as long as the line.
+    let most = scope.turns - 1;
+    if len > most {
+        for first in (0..len).step_by(most) {
+            let part =
+                |view: &View| view.with(view.layout.slice(v.axis, first, most.min(len - first), 1));
+            let v = ScatterAdd { x: part(&v.x), index: part(&v.index), ..v.clone() };
+            scatter_add(&v, scope, kernels);
+        }
+        return;
+    }
     let lines: usize = without(&v.x.layout, v.axis).len();
     if len == 0 || lines == 0 {
         return;
     }
     let parts = (WANTED / lines).clamp(1, 16).min(bound.max(1));
     let mut k = Kernel::new(SCATTER_ADD);
-    k.constant("WG", LANES as u32).word("lines", lines).word("len", len);
+    k.constant("WG", LANES as u32).word("lines", lines).word("len", len).turns(looped(len, 0));
     k.word("bound", bound).word("parts", parts).word("rows", bound.div_ceil(parts));
     for (name, view) in [("x_step", &v.x), ("index_step", &v.index), ("y_step", &v.out)] {
         k.bits(name, view.layout.strides()[v.axis] as i32 as u32);

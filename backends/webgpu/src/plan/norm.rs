@@ -1,6 +1,6 @@
 //! Normalisation over the last axis, and its gradients.
 
-use super::rows::{Spread, block};
+use super::rows::{Spread, block, blocked};
 use super::{LANES, Scope, reduce, working_memory};
 use crate::kernel::Kernel;
 use crate::operand::Access;
@@ -23,7 +23,7 @@ pub fn norm(v: &Norm, scope: Scope<'_>, kernels: &mut Vec<Kernel>) {
     if s.count == 0 {
         return;
     }
-    let mut k = s.kernel(scope, NORM);
+    let mut k = s.kernel(scope, NORM, 3);
     k.constant("LAYER", v.kind == NormKind::Layer).bits("eps", v.eps.to_bits());
     k.constant("WEIGHT", v.weight.is_some()).constant("BIAS", v.bias.is_some());
     s.operand(&mut k, "x", &v.x, Access::Read);
@@ -60,7 +60,7 @@ pub fn norm_backward(v: &NormBackward, scope: Scope<'_>, kernels: &mut Vec<Kerne
         return Ok(());
     }
     let s = Spread::of(scope, &[&v.x, &v.d_y, &v.d_x], &[&v.weight]);
-    let mut k = s.kernel(scope, NORM_BACKWARD);
+    let mut k = s.kernel(scope, NORM_BACKWARD, 2);
     k.constant("LAYER", v.kind == NormKind::Layer).constant("WEIGHT", v.weight.is_some());
     s.operand(&mut k, "x", &v.x, Access::Read);
     s.operand(&mut k, "dy", &v.d_y, Access::Read);
@@ -107,7 +107,7 @@ fn weights(v: &NormBackward, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Res
     let s = Spread::of(scope, &views, &[]);
     let mut k = Kernel::new(NORM_WEIGHTS);
     let (weight, bias) = (v.d_weight.is_some(), v.d_bias.is_some());
-    k.constant("WG", LANES as u32).constant("FOUR", s.four);
+    k.constant("WG", LANES as u32).constant("FOUR", s.four).turns(blocked(chunk, block(chunk)));
     k.constant("LAYER", v.kind == NormKind::Layer);
     k.constant("WEIGHT", weight).constant("BIAS", bias);
     k.word("rows", v.rstd.len())

@@ -3,9 +3,9 @@
 //! with the results of parts in working memory between them.
 
 use super::map::{pack, parameter_arguments, parameters};
-use super::rows::{Spread, block};
+use super::rows::{Spread, block, blocked};
 use super::{LANES, Scope, working_memory};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, looped};
 use crate::operand::{Access, Axis, Width, axes};
 use crate::template::{Template, template};
 use crate::variant::Variant;
@@ -296,7 +296,7 @@ pub fn reduce(v: &Reduce, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result
 
 fn by_rows(scope: Scope<'_>, cut: &Cut, four: bool) -> Kernel {
     let s = Spread::new(scope, cut.results * cut.parts, cut.n, cut.chunk.min(cut.n), four);
-    let mut k = s.kernel(scope, REDUCE_ROWS);
+    let mut k = s.kernel(scope, REDUCE_ROWS, 2);
     k.constant("TAIL", four && !cut.n.is_multiple_of(4));
     k.word("parts", cut.parts).word("chunk", cut.chunk / if four { 4 } else { 1 });
     k
@@ -306,6 +306,7 @@ fn by_columns(cut: &Cut, four: bool) -> Kernel {
     let mut k = Kernel::new(REDUCE_COLUMNS);
     let items = if four { cut.results / 4 } else { cut.results };
     k.constant("WG", LANES as u32).constant("FOUR", four);
+    k.turns(2 * blocked(cut.chunk, block(cut.chunk)) + 2 * looped(4, 0));
     k.word("n", cut.n).word("items", items).word("columns", cut.results);
     k.word("parts", cut.parts).word("chunk", cut.chunk).word("block", block(cut.chunk));
     k.groups((items * cut.parts).div_ceil(LANES));
@@ -324,7 +325,7 @@ pub(super) fn combine(
 ) {
     let [results, parts] = *states[0].shape() else { return };
     let s = Spread::new(scope, results, parts, parts, false);
-    let mut k = s.kernel(scope, REDUCE_ROWS);
+    let mut k = s.kernel(scope, REDUCE_ROWS, 2);
     kind_constants(&mut k, kind, all);
     k.constant("STATES", true).constant("STEP", 1u32);
     k.word("parts", 1).word("chunk", parts).word("part", part);

@@ -1,7 +1,7 @@
 //! Work along the last axis: softmax, cross-entropy, and what normalisation shares with them.
 
 use super::Scope;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, looped};
 use crate::operand::{Access, Width};
 use crate::template::{Template, template};
 use starling_api::{
@@ -56,6 +56,8 @@ pub(super) struct Spread {
     lanes: usize,
     /// Invocations of a workgroup.
     size: usize,
+    /// Steps of each invocation.
+    steps: usize,
     /// Steps of all its invocations after which a sum begins anew.
     block: usize,
 }
@@ -76,6 +78,11 @@ pub(super) fn block(n: usize) -> usize {
     n.isqrt().next_power_of_two().max(16)
 }
 
+/// Turns of two loops, one in the other, over `n` steps in blocks of `block`.
+pub(super) fn blocked(n: usize, block: usize) -> usize {
+    looped(n.div_ceil(block), looped(block.min(n), 0))
+}
+
 /// Invocations of a workgroup, at least, where it is free to choose.
 const GROUP: usize = 64;
 /// Invocations of a workgroup, at most.
@@ -93,8 +100,9 @@ impl Spread {
             let lanes = if steps <= 2 { 1 } else { steps.div_ceil(4).next_power_of_two().max(4) };
             (lanes.min(most), lanes.clamp(GROUP, most))
         };
-        let block = lanes * block(steps.div_ceil(lanes));
-        Self { count, n, items, four, lanes, size, block }
+        let steps = steps.div_ceil(lanes);
+        let block = lanes * block(steps);
+        Self { count, n, items, four, lanes, size, steps, block }
     }
 
     /// Invocations of a row and of a workgroup where a subgroup has eight lanes, barriers cost more
@@ -120,9 +128,12 @@ impl Spread {
         Self::new(scope, count, n, n, four)
     }
 
-    /// A kernel over the rows.
-    pub fn kernel(&self, scope: Scope<'_>, template: Template) -> Kernel {
+    /// A kernel over the rows, which goes through each of them at most `passes` times.
+    pub fn kernel(&self, scope: Scope<'_>, template: Template, passes: usize) -> Kernel {
         let mut k = Kernel::new(template);
+        // After a pass the lanes of a row add up what each of them found.
+        let pass = blocked(self.steps, self.block / self.lanes) + looped(self.size, 0);
+        k.turns(passes * pass);
         let (lanes, size) = (self.lanes, self.size);
         let subgroups = scope.variant.subgroups && lanes == size;
         let alone = subgroups && size <= scope.limits.lanes;
@@ -181,7 +192,7 @@ pub fn softmax(v: &Softmax, scope: Scope<'_>, kernels: &mut Vec<Kernel>) {
         return;
     }
     let s = Spread::of(scope, &[&v.x, &v.y], &[]);
-    let mut k = s.kernel(scope, SOFTMAX);
+    let mut k = s.kernel(scope, SOFTMAX, 3);
     k.constant("LOG", v.log).bits("lowest", f32::NEG_INFINITY.to_bits());
     k.constant("KEEP", scope.software && !v.log && v.y.dtype == DType::F32);
     s.operand(&mut k, "x", &v.x, Access::Read);
@@ -198,7 +209,7 @@ pub fn softmax_backward(v: &SoftmaxBackward, scope: Scope<'_>, kernels: &mut Vec
         return;
     }
     let s = Spread::of(scope, &[&v.y, &v.d_y, &v.d_x], &[]);
-    let mut k = s.kernel(scope, SOFTMAX_BACKWARD);
+    let mut k = s.kernel(scope, SOFTMAX_BACKWARD, 2);
     k.constant("LOG", v.log);
     s.operand(&mut k, "y", &v.y, Access::Read);
     s.operand(&mut k, "dy", &v.d_y, Access::Read);
@@ -223,7 +234,7 @@ pub fn cross_entropy(v: &CrossEntropy, scope: Scope<'_>, kernels: &mut Vec<Kerne
     if s.count == 0 {
         return;
     }
-    let mut k = s.kernel(scope, CROSS_ENTROPY);
+    let mut k = s.kernel(scope, CROSS_ENTROPY, 2);
     k.bits("lowest", f32::NEG_INFINITY.to_bits());
     s.operand(&mut k, "x", &v.logits, Access::Read);
     k.operand("targets", &v.targets, Access::Read);
@@ -244,7 +255,7 @@ pub fn cross_entropy_backward(
     if s.count == 0 {
         return;
     }
-    let mut k = s.kernel(scope, CROSS_ENTROPY_BACKWARD);
+    let mut k = s.kernel(scope, CROSS_ENTROPY_BACKWARD, 2);
     s.operand(&mut k, "x", &v.logits, Access::Read);
     k.operand("targets", &v.targets, Access::Read).operand("lse", &v.lse, Access::Read);
     k.operand("dlosses", &v.d_losses, Access::Read);

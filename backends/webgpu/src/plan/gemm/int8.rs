@@ -2,7 +2,7 @@
 
 use super::sides::{Lies, Side, batch};
 use super::{LANES, Sizes, workspace};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, looped};
 use crate::operand::{Access, Width};
 use crate::template::{Template, template};
 use starling_api::{DType, Gemm, Layout, Result, View};
@@ -80,6 +80,7 @@ impl Lines<'_> {
         let y = View { storage: space.storage.clone(), dtype: DType::U32, layout };
         let mut kernel = Kernel::new(GEMM_PACK);
         let bits = |stride: isize| stride as i32 as u32;
+        kernel.turns(looped(4, 0));
         kernel.constant("WG", LANES as u32).word("words", words).word("lines", lines);
         kernel.word("batches", s.batches).word("k", k);
         kernel.bits("step", bits(self.stride(0))).bits("inner", bits(self.stride(1)));

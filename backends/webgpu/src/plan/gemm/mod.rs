@@ -10,7 +10,7 @@ mod int8;
 mod sides;
 
 use super::{LANES, Scope};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, looped};
 use crate::operand::Access;
 use crate::template::{Template, template};
 use finish::finish;
@@ -169,7 +169,7 @@ pub fn gemm(v: &Gemm, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result<()>
     );
     kernels.push(k);
     let mut k = Kernel::new(GEMM_SUM);
-    k.constant("WG", LANES as u32);
+    k.constant("WG", LANES as u32).turns(looped(s.slices, 0));
     for (name, value) in [("m", s.m), ("n", s.n), ("batches", s.batches), ("slices", s.slices)] {
         k.word(name, value);
     }
@@ -225,6 +225,7 @@ fn matrix(s: &Sizes, [a, b]: [&Side; 2], scope: Scope<'_>) -> Kernel {
     k.constant("PARTS", 32 / size as u32).constant("STEPS", 16 / size as u32);
     k.constant("AM", a.lies == Lies::Across).constant("BK", b.lies == Lies::AlongK);
     k.constant("FOUR", 4u32);
+    k.turns(looped(s.per_slice / 4, looped(2, 0)) + looped(8, 0));
     spread(&mut k, s, 64, 64);
     k
 }
@@ -245,6 +246,8 @@ fn tile(s: &Sizes, [a, b]: [&Side; 2], scope: Scope<'_>) -> Kernel {
     } else {
         k.glue("alias ELEMENT = f32;\n");
     }
+    let loads = 8 * side * 4 / (side * side);
+    k.turns(looped(s.per_slice / 4, looped(loads, 0) + looped(4, 0)) + looped(16, 0));
     spread(&mut k, s, 8 * side, 8 * side);
     k
 }
@@ -254,6 +257,7 @@ fn dot(s: &Sizes) -> Kernel {
     let rows = if s.m == 1 { 1 } else { 4 };
     let mut k = Kernel::new(GEMM_DOT);
     k.constant("WG", LANES as u32).constant("R", rows as u32).constant("FOUR", 4u32);
+    k.turns(looped(s.per_slice.div_ceil(LANES), 0) + 2 * looped(LANES, 0));
     spread(&mut k, s, rows, 4);
     k
 }
@@ -283,6 +287,7 @@ fn lanes(s: &Sizes, [a, b]: [&Side; 2], scope: Scope<'_>) -> Kernel {
     k.constant("SG", shared).constant("QUADS", quads as u32);
     k.constant("LOADS", (rows / 8).max(1) as u32).constant("KPL", (8 / quads).min(4) as u32);
     k.constant("AM", a.lies == Lies::Across).constant("BK", b.lies == Lies::AlongK);
+    k.turns(looped(s.per_slice, 0) + looped(rows, 0));
     spread(&mut k, s, rows, 4 * width);
     k
 }
