@@ -187,6 +187,19 @@ fn a_captured_step_repeats_without_allocation() {
 }
 
 #[test]
+fn a_captured_step_keeps_the_memory_that_it_reads() {
+    let device = reference();
+    let x = ramp(&device, &[M]);
+    let right: Vec<f32> = x.to_vec::<f32>().unwrap().iter().map(|v| v * v).collect();
+    let (captured, y) = device.capture(|| x.sqr()?.contiguous()).unwrap();
+    drop(x);
+    let other = Tensor::from_slice(&device, &[-7f32; M], &[M]).unwrap();
+    captured.replay().unwrap();
+    assert_eq!(y.to_vec::<f32>().unwrap(), right);
+    assert_eq!(other.to_vec::<f32>().unwrap(), [-7.0; M]);
+}
+
+#[test]
 fn the_host_may_not_interfere_in_a_captured_step() {
     let device = reference();
     let upload = device.capture(|| Tensor::from_slice(&device, &[1f32], &[1]).map(|_| ()));

@@ -5,15 +5,16 @@ use std::sync::Barrier;
 use std::thread;
 
 /// Downloads of values that are copied on their way, because they do not lie in row-major order.
-fn transposed_downloads(device: &Device, number: usize) -> Result<()> {
+fn transposed_downloads(device: &Device, number: usize, rounds: usize) -> Result<()> {
     const SIDE: usize = 8;
     let data: Vec<f32> = (0..SIDE * SIDE).map(|i| (number * SIDE * SIDE + i) as f32).collect();
-    for round in 0..2000 {
+    for round in 0..rounds {
         let t = Tensor::from_slice(device, &data, &[SIDE, SIDE])?;
         let found = t.transpose(0, 1)?.to_vec::<f32>()?;
         for (i, &x) in found.iter().enumerate() {
             let right = data[i % SIDE * SIDE + i / SIDE];
-            assert_eq!(x, right, "thread {number}, round {round}, element {i}");
+            let name = device.name();
+            assert_eq!(x, right, "{name}, thread {number}, round {round}, element {i}");
         }
     }
     Ok(())
@@ -21,13 +22,15 @@ fn transposed_downloads(device: &Device, number: usize) -> Result<()> {
 
 #[test]
 fn downloads_of_two_threads_do_not_mix() {
-    let device = Device::new("cpu").unwrap();
-    thread::scope(|scope| {
-        for number in 0..4 {
-            let device = &device;
-            scope.spawn(move || transposed_downloads(device, number).unwrap());
-        }
-    });
+    for probe in Device::probe().iter().filter(|probe| probe.status.is_ok()) {
+        let device = &Device::new(&probe.name).unwrap();
+        let rounds = if device.name() == "cpu" { 2000 } else { 200 };
+        thread::scope(|scope| {
+            for number in 0..4 {
+                scope.spawn(move || transposed_downloads(device, number, rounds).unwrap());
+            }
+        });
+    }
 }
 
 #[test]

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 /// Hands out storages by size class and takes them back when their [`Buffer`] is dropped.
 ///
 /// A freed storage may be handed out again at once although verbs that use it are still queued:
-/// the stream runs in order. It must not be used on another stream without an event.
+/// the stream runs in order. It must not be used on another stream without an event. One that a
+/// [`crate::View`] still refers to is not handed out again, but for what a capture frees within.
 pub struct Pool {
     backend: Arc<dyn Backend>,
     limit_bytes: usize,
@@ -167,6 +168,9 @@ impl Pool {
             }
             // Taken in a capture that has ended: the list owns it now.
             _ if buffer.capture != 0 => {}
+            // A view has outlived its tensor, in a captured list or on its way to a stream: the
+            // memory stays its own, and goes back to the device with it.
+            _ if Arc::strong_count(&buffer.storage) > 1 => {}
             _ => {
                 state.free.entry(buffer.class).or_default().push(buffer.storage.clone());
                 state.stats.free_bytes += buffer.class;

@@ -62,8 +62,8 @@ impl Tensor {
         self.tape.as_ref()
     }
 
-    /// The operand that backends see; computes the value if it is still an expression. It does not
-    /// keep the memory from being used again: the tensor must live until the verb is submitted.
+    /// The operand that backends see; computes the value if it is still an expression. The tensor
+    /// must live until the verb is submitted: within a capture its memory is used again at once.
     pub(crate) fn view(&self) -> Result<View> {
         self.node.view()
     }
@@ -197,7 +197,7 @@ impl Tensor {
             let message = format!("the tensor holds {}, not {}", self.dtype(), T::DTYPE);
             return Err(Error::invalid(message));
         }
-        // Held until the bytes are here: a view does not keep memory from being used again.
+        // Held until the bytes are here: a view that outlives its tensor costs the pool its memory.
         let source = self.contiguous()?;
         let mut data = vec![T::zeroed(); source.len()];
         self.device().download(&source.view()?, bytemuck::cast_slice_mut(&mut data)).await?;

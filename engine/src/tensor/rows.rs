@@ -147,9 +147,10 @@ impl Tensor {
         let (device, rows) = (self.device(), rows.to_vec());
         let (out, y) = Tensor::output(device, DType::F32, self.shape())?;
         let (rstd, rstd_view) = Tensor::output(device, DType::F32, &rows)?;
-        let mean = (kind == NormKind::Layer)
+        let (mean, mean_view) = (kind == NormKind::Layer)
             .then(|| Tensor::output(device, DType::F32, &rows))
-            .transpose()?;
+            .transpose()?
+            .unzip();
         device.run(Norm {
             kind,
             x: self.view()?,
@@ -157,7 +158,7 @@ impl Tensor {
             bias: bias.map(Tensor::view).transpose()?,
             eps: eps as f32,
             y,
-            mean: mean.as_ref().map(|m| m.1.clone()),
+            mean: mean_view,
             rstd: rstd_view,
         })?;
         let operands: Vec<&Tensor> = [self].into_iter().chain(weight).chain(bias).collect();
@@ -166,7 +167,7 @@ impl Tensor {
             x: Saved::new(self),
             weight: weight.map(Saved::new),
             bias: bias.is_some(),
-            mean: mean.map(|m| Saved::new(&m.0)),
+            mean: mean.as_ref().map(Saved::new),
             rstd: Saved::new(&rstd),
         }))
     }

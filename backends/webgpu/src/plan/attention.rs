@@ -183,8 +183,8 @@ fn group(scope: Scope<'_>) -> usize {
 }
 
 /// Rows of the other operand that an invocation meets at a time: up to `deep` quads of them, since
-/// unrolled text grows with that number and a compiler's time faster than the text. The order of the
-/// forward's additions follows from it, so there it is the same for every kernel.
+/// unrolled text grows with that number and a compiler's time faster than the text. The order of
+/// the forward's additions follows from it, so there it is the same for every kernel.
 fn step(sizes: &Sizes, deep: usize) -> usize {
     (deep / sizes.quads().max(1)).clamp(1, 2)
 }
