@@ -5,7 +5,7 @@ use crate::gpu::Gpu;
 use crate::probe::{arithmetic, matrices_agree};
 use crate::variant::{Options, Variant};
 use starling_api::{Capabilities, Result};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// One adapter as [`adapters`] lists it.
 pub struct Listed {
@@ -15,39 +15,51 @@ pub struct Listed {
     pub capabilities: Capabilities,
 }
 
-/// The process's one entry to the drivers, and the adapters in a fixed order.
-fn found() -> &'static [wgpu::Adapter] {
-    static FOUND: OnceLock<Vec<wgpu::Adapter>> = OnceLock::new();
-    FOUND.get_or_init(|| {
-        let mut description = wgpu::InstanceDescriptor::new_without_display_handle();
-        description.backends =
-            wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
-        description.flags = wgpu::InstanceFlags::empty();
-        let instance = wgpu::Instance::new(description);
-        let mut all = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
-        // Real devices first, the fastest kind first; the drivers' order within a kind.
-        all.sort_by_key(|a| match a.get_info().device_type {
-            wgpu::DeviceType::DiscreteGpu => 0,
-            wgpu::DeviceType::IntegratedGpu => 1,
-            wgpu::DeviceType::VirtualGpu => 2,
-            wgpu::DeviceType::Other => 3,
-            wgpu::DeviceType::Cpu => 4,
-        });
-        all
-    })
+/// The adapters in a fixed order.
+async fn enumerate() -> Vec<wgpu::Adapter> {
+    let mut description = wgpu::InstanceDescriptor::new_without_display_handle();
+    description.backends = wgpu::Backends::PRIMARY;
+    description.flags = wgpu::InstanceFlags::empty();
+    let instance = wgpu::Instance::new(description);
+    let mut all = instance.enumerate_adapters(wgpu::Backends::all()).await;
+    // Real devices first, the fastest kind first; the drivers' order within a kind.
+    all.sort_by_key(|a| match a.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    });
+    all
 }
+
+/// [`enumerate`], once in a process.
+#[cfg(not(target_arch = "wasm32"))]
+async fn found() -> Vec<wgpu::Adapter> {
+    static FOUND: std::sync::OnceLock<Vec<wgpu::Adapter>> = std::sync::OnceLock::new();
+    FOUND.get_or_init(|| crate::wait::block_on(enumerate())).clone()
+}
+
+#[cfg(target_arch = "wasm32")]
+use enumerate as found;
 
 /// Why [`adapters`] may be empty.
 pub const NO_ADAPTER: &str = "no Vulkan, Metal or Direct3D 12 driver was found: install your GPU's \
      driver, or on Linux a software one (mesa-vulkan-drivers)";
 
 /// Every adapter of this machine.
-pub fn adapters() -> Vec<Listed> {
+pub async fn request_adapters() -> Vec<Listed> {
     let list = |a: &wgpu::Adapter| {
         let variant = best(a);
         Listed { variant, capabilities: capabilities(a, variant) }
     };
-    found().iter().map(list).collect()
+    found().await.iter().map(list).collect()
+}
+
+/// [`request_adapters`], awaited.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn adapters() -> Vec<Listed> {
+    crate::wait::block_on(request_adapters())
 }
 
 /// The best variant of an adapter.
@@ -123,9 +135,9 @@ pub(crate) fn capabilities(adapter: &wgpu::Adapter, variant: Variant) -> Capabil
 /// # Errors
 /// [`Error::Unavailable`] when there is no such adapter, it lacks what a forced variant needs, or
 /// its driver refuses.
-pub(crate) fn open(index: usize, options: Options) -> Result<Arc<Gpu>> {
+pub(crate) async fn open(index: usize, options: Options) -> Result<Arc<Gpu>> {
     let name = format!("webgpu:{index}");
-    let all = found();
+    let all = found().await;
     let Some(adapter) = all.get(index) else {
         let reason = match all.len() {
             0 => NO_ADAPTER.to_string(),
@@ -139,6 +151,24 @@ pub(crate) fn open(index: usize, options: Options) -> Result<Arc<Gpu>> {
         let reason = format!("the variant {variant} was asked for and the adapter has {best}");
         return Err(unavailable(&name, reason));
     }
+    let gpu = opened(&name, adapter, variant, options).await?;
+    if !variant.matrix || matrices_agree(&gpu).await? {
+        return Ok(gpu);
+    }
+    if options.variant.is_some() {
+        return Err(unavailable(&name, "its cooperative matrices multiply wrongly"));
+    }
+    // What the device's variant says is what it uses.
+    opened(&name, adapter, Variant { matrix: false, ..variant }, options).await
+}
+
+/// The adapter's device in a variant that the adapter has.
+async fn opened(
+    name: &str,
+    adapter: &wgpu::Adapter,
+    variant: Variant,
+    options: Options,
+) -> Result<Arc<Gpu>> {
     let mut features = wgpu::Features::empty();
     features.set(wgpu::Features::SUBGROUP, variant.subgroups);
     features.set(wgpu::Features::SHADER_F16, variant.f16);
@@ -155,20 +185,13 @@ pub(crate) fn open(index: usize, options: Options) -> Result<Arc<Gpu>> {
         memory_hints: wgpu::MemoryHints::Performance,
         ..Default::default()
     };
-    let (device, queue) = pollster::block_on(adapter.request_device(&request))
-        .map_err(|e| unavailable(&name, e.to_string()))?;
+    let requested = adapter.request_device(&request).await;
+    let (device, queue) = requested.map_err(|e| unavailable(name, e.to_string()))?;
     let about = capabilities(adapter, variant);
-    let gpu = Gpu::new(name.clone(), device, queue, about, variant, matrix_size(adapter), options)?;
-    gpu.learn(arithmetic(&gpu)?);
-    if !variant.matrix || matrices_agree(&gpu)? {
-        return Ok(gpu);
-    }
-    if options.variant.is_some() {
-        return Err(unavailable(&name, "its cooperative matrices multiply wrongly"));
-    }
-    // What the device's variant says is what it uses.
-    let variant = Some(Variant { matrix: false, ..variant });
-    open(index, Options { variant, ..options })
+    let size = matrix_size(adapter);
+    let gpu = Gpu::new(name.to_owned(), device, queue, about, variant, size, options)?;
+    gpu.learn(arithmetic(&gpu).await?);
+    Ok(gpu)
 }
 
 /// The browser's baseline, but for the sizes of buffers, which are the adapter's.

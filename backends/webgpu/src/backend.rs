@@ -15,21 +15,13 @@ pub struct WebGpuBackend {
 }
 
 impl WebGpuBackend {
-    /// Opens adapter number `index` of [`crate::adapters`], as `STARLING_WEBGPU` says.
+    /// Opens adapter number `index` of [`crate::request_adapters`] with `options`.
     ///
     /// # Errors
     /// [`starling_api::Error::Unavailable`] when there is no such adapter or it lacks what is
     /// forced.
-    pub fn open(index: usize) -> Result<Arc<Self>> {
-        Self::with(index, Options::from_env()?)
-    }
-
-    /// Opens adapter number `index` with `options`.
-    ///
-    /// # Errors
-    /// As [`WebGpuBackend::open`].
-    pub fn with(index: usize, options: Options) -> Result<Arc<Self>> {
-        let gpu = open(index, options)?;
+    pub async fn request(index: usize, options: Options) -> Result<Arc<Self>> {
+        let gpu = open(index, options).await?;
         let arithmetic = gpu.arithmetic();
         let capabilities = Capabilities {
             special_values: arithmetic.special_values,
@@ -37,6 +29,24 @@ impl WebGpuBackend {
             ..gpu.capabilities.clone()
         };
         Ok(Arc::new(Self { gpu, capabilities }))
+    }
+
+    /// Opens adapter number `index` as `STARLING_WEBGPU` says.
+    ///
+    /// # Errors
+    /// As [`WebGpuBackend::request`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn open(index: usize) -> Result<Arc<Self>> {
+        Self::with(index, Options::from_env()?)
+    }
+
+    /// [`WebGpuBackend::request`], awaited.
+    ///
+    /// # Errors
+    /// As [`WebGpuBackend::request`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn with(index: usize, options: Options) -> Result<Arc<Self>> {
+        crate::wait::block_on(Self::request(index, options))
     }
 
     /// Gives the device back: whatever is asked of it afterwards is answered by

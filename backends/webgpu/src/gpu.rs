@@ -5,6 +5,7 @@ use crate::limits::{Arithmetic, Limits};
 use crate::pipeline::Pipelines;
 use crate::storage::GpuStorage;
 use crate::variant::{Options, Variant};
+use crate::wait::caught;
 use starling_api::{Capabilities, Error, Result, StreamCounters};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -147,10 +148,10 @@ impl Gpu {
             usage,
             mapped_at_creation: false,
         };
-        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let buffer = self.device.create_buffer(&description);
-        let popped = scope.pop();
-        if pollster::block_on(popped).is_some() {
+        let (buffer, failed) = caught(&self.device, &[wgpu::ErrorFilter::OutOfMemory], || {
+            self.device.create_buffer(&description)
+        });
+        if failed.is_some() {
             return Err(self.out_of_memory(bytes));
         }
         self.check()?;

@@ -166,7 +166,7 @@ impl Kernel {
         self
     }
 
-    /// The most turns that all loops of one invocation make together, by [`looped`].
+    /// The most turns that all loops of one invocation make together, counted as `looped` counts.
     pub fn turns(&mut self, turns: usize) -> &mut Self {
         self.turns = turns;
         self

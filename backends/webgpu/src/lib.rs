@@ -21,8 +21,11 @@ mod storage;
 mod stream;
 mod template;
 mod variant;
+mod wait;
 
-pub use adapter::{Listed, NO_ADAPTER, adapters};
+#[cfg(not(target_arch = "wasm32"))]
+pub use adapter::adapters;
+pub use adapter::{Listed, NO_ADAPTER, request_adapters};
 pub use backend::WebGpuBackend;
 pub use kernel::Kernel;
 pub use limits::Limits;

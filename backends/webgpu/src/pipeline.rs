@@ -3,6 +3,7 @@
 use crate::cache::Cache;
 use crate::error::driver;
 use crate::kernel::Kernel;
+use crate::wait::caught;
 use starling_api::Result;
 use starling_ops::wgsl::Fma;
 use std::collections::HashMap;
@@ -63,14 +64,21 @@ impl Pipelines {
     }
 
     fn compile(&self, kernel: &Kernel, fma: Fma) -> Result<Pipeline> {
-        let text = kernel.text(fma);
         // A pipeline that failed in any way must not be kept.
         let filters = [
             wgpu::ErrorFilter::Internal,
             wgpu::ErrorFilter::OutOfMemory,
             wgpu::ErrorFilter::Validation,
         ];
-        let mut scopes = filters.map(|filter| Some(self.device.push_error_scope(filter)));
+        let (made, failed) = caught(&self.device, &filters, || self.make(kernel, fma));
+        match failed {
+            Some(error) => Err(driver(format!("shader {}: {error}", kernel.name()))),
+            None => Ok(made),
+        }
+    }
+
+    fn make(&self, kernel: &Kernel, fma: Fma) -> Pipeline {
+        let text = kernel.text(fma);
         let module = self.module(kernel.name(), &text);
         let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform)];
         for b in &kernel.bindings {
@@ -97,14 +105,7 @@ impl Pipelines {
             },
             cache: self.cache.as_ref().map(|c| &c.cache),
         });
-        let mut failed = None;
-        for scope in scopes.iter_mut().rev().filter_map(Option::take) {
-            failed = pollster::block_on(scope.pop()).or(failed);
-        }
-        if let Some(error) = failed {
-            return Err(driver(format!("shader {}: {error}", kernel.name())));
-        }
-        Ok(Pipeline { pipeline, layout })
+        Pipeline { pipeline, layout }
     }
 
     /// The one place where shaders are compiled without the compiler's own checks.

@@ -18,7 +18,7 @@ const TURNS: usize = 70_000;
 ///
 /// # Errors
 /// What the device reports.
-pub(crate) fn arithmetic(gpu: &Arc<Gpu>) -> Result<Arithmetic> {
+pub(crate) async fn arithmetic(gpu: &Arc<Gpu>) -> Result<Arithmetic> {
     // The operands come from memory, so that no compiler computes the answers itself.
     let mut operands = vec![f32::INFINITY, f32::NAN, f32::MIN_POSITIVE, 0.5, 0.0, 0.0, 0.0, 0.0];
     for x in [1.0 + 1.0 / 4096.0, 1.0 - 1.0 / 4096.0, -1.0] {
@@ -36,7 +36,7 @@ pub(crate) fn arithmetic(gpu: &Arc<Gpu>) -> Result<Arithmetic> {
     kernel.bind(gpu.limits.binding_bytes);
     stream.launch(&[kernel])?;
     let mut bytes = [0; 64];
-    pollster::block_on(stream.download(&y, &mut bytes))?;
+    stream.download(&y, &mut bytes).await?;
     let answers: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
     let [endless, difference, nothing, compared, half, product, turns, _, ref products @ ..] =
         answers[..]
@@ -64,7 +64,7 @@ pub(crate) fn arithmetic(gpu: &Arc<Gpu>) -> Result<Arithmetic> {
 ///
 /// # Errors
 /// What the device reports.
-pub(crate) fn matrices_agree(gpu: &Arc<Gpu>) -> Result<bool> {
+pub(crate) async fn matrices_agree(gpu: &Arc<Gpu>) -> Result<bool> {
     const M: usize = 80;
     const N: usize = 48;
     const K: usize = 112;
@@ -85,7 +85,7 @@ pub(crate) fn matrices_agree(gpu: &Arc<Gpu>) -> Result<bool> {
     let product = Gemm { a: x, b: y, c: z.clone(), alpha, beta, epilogue, workspace: None };
     stream.submit(&product.into())?;
     let mut bytes = vec![0; 4 * M * N];
-    pollster::block_on(stream.download(&z, &mut bytes))?;
+    stream.download(&z, &mut bytes).await?;
     let got: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
     let exact = |at: usize| (0..K).map(|l| a[at / N * K + l] * b[l * N + at % N]).sum::<f32>();
     Ok(got.iter().enumerate().all(|(at, &c)| c == exact(at)))

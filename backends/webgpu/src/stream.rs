@@ -133,7 +133,7 @@ impl Queue {
         let request = self.request(notes, 0, 4)?;
         // A browser cannot block: there the next download reports.
         #[cfg(not(target_arch = "wasm32"))]
-        pollster::block_on(request.answer())?;
+        crate::wait::block_on(request.answer())?;
         #[cfg(target_arch = "wasm32")]
         drop(request);
         Ok(())
