@@ -14,7 +14,7 @@ use std::process::ExitCode;
 const USAGE: &str = "cargo xtask <task>
   test [--quick]      every test that this machine can run, and the full table of cases
   test-neon [--full]  the vector tests as NEON, emulated; installs a cross compiler and qemu
-  ci                  format, tidy, clippy, test and documentation: what a change must pass
+  ci                  format, tidy, clippy, documentation and test: what a change must pass
   tidy                layers, sizes, unsafe code, golden rows and other rules of this repository";
 
 fn main() -> ExitCode {
@@ -49,9 +49,9 @@ fn ci(steps: &mut Steps) {
     tidy::step(steps);
     let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
     steps.cargo("clippy", &clippy, &[]);
-    test::test(steps, false);
     let doc = ["doc", "--workspace", "--no-deps"];
     steps.cargo("documentation", &doc, &[("RUSTDOCFLAGS", "-D warnings")]);
+    test::test(steps, false);
     if run::succeeds("cargo", &["deny", "--version"]) {
         steps.cargo("licences", &["deny", "check", "licenses", "bans", "sources"], &[]);
     } else {

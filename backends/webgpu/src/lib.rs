@@ -1,5 +1,5 @@
-//! Any GPU through WebGPU: Vulkan, Metal and Direct3D 12. A browser is prepared for (downloads are
-//! futures, the baseline is its own) and not supported yet: opening a device blocks.
+//! Any GPU through WebGPU: Vulkan, Metal and Direct3D 12. For a browser the crate compiles (opening
+//! a device and downloads are futures, the baseline is its own); it has not run in one yet.
 //!
 //! A verb becomes one or a few kernels ([`plan`]): a template of `shaders/`, the printed programs,
 //! and the operands' bindings. Kernels become pipelines, made once; launches are gathered into few
