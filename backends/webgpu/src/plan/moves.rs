@@ -173,7 +173,7 @@ pub fn scatter_add(v: &ScatterAdd, scope: Scope<'_>, kernels: &mut Vec<Kernel>) 
     const WANTED: usize = 1024;
     let (len, bound) = (v.x.shape()[v.axis], v.out.shape()[v.axis]);
     // One kernel after the other where loops cannot be as long as the line.
-    let most = scope.turns - 1;
+    let most = scope.turns.saturating_sub(1).max(1);
     if len > most {
         for first in (0..len).step_by(most) {
             let part =
