@@ -1,5 +1,6 @@
 // Operands without gaps, four elements at a time: `quad` computes or moves four elements, of which
-// the first `count` are stored.
+// the first `count` are stored. With EXACT no invocation lies beyond the end, with WHOLE no four
+// does: a branch for them would be taken by masked lanes every time.
 
 @compute @workgroup_size(WG)
 fn main(
@@ -7,10 +8,13 @@ fn main(
     @builtin(num_workgroups) n: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    // Several fours for each invocation where there are many: starting one costs as much.
-    let first = (w.y * n.x + w.x) * WG * $repeat + lane;
-    for (var j = 0u; j < $repeat; j++) {
-        let q = first + j * WG;
+    let first = (w.y * n.x + w.x) * WG * REPEAT + lane;
+    //% for r in REPEAT
+    {
+        let q = first + #r * WG;
+        //% if EXACT
+        quad(q, 4u);
+        //% else
         if 4u * q < $len {
             //% if WHOLE
             quad(q, 4u);
@@ -18,5 +22,7 @@ fn main(
             quad(q, $len - 4u * q);
             //% end
         }
+        //% end
     }
+    //% end
 }

@@ -202,6 +202,14 @@ impl Kernel {
         (!grid.contains(&0)).then(|| grid.map(|n| n as u32))
     }
 
+    /// True when the grid has no more workgroups than were asked for.
+    pub(crate) fn folds_evenly(&self) -> bool {
+        match (self.invocations, self.dispatch()) {
+            (Invocations::Groups(n), Some([x, y, _])) => x as usize * y as usize == n,
+            _ => true,
+        }
+    }
+
     /// Puts each storage in one binding and lays out the parameters. `limit_bytes` is the most
     /// that one slot may see.
     pub(crate) fn bind(&mut self, limit_bytes: usize) {

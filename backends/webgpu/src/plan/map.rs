@@ -3,7 +3,7 @@
 use super::moves::copy;
 use super::{LANES, Scope};
 use crate::access::in_fours;
-use crate::kernel::{Kernel, looped};
+use crate::kernel::Kernel;
 use crate::operand::Access;
 use crate::storage::GpuStorage;
 use crate::template::{Template, template};
@@ -11,7 +11,6 @@ use starling_api::{Copy, Layout, Map, Program, Result, View};
 use std::fmt::Write;
 
 const MAP: Template = template!("map");
-const MAP4: Template = template!("map4");
 
 /// A view of which every element is the same one.
 fn is_one_element(view: &View) -> bool {
@@ -58,7 +57,7 @@ pub fn map(v: &Map, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result<()> {
         && inputs.iter().all(|x| in_fours(x) || is_one_element(x))
         && len >= 4;
     if wide {
-        kernels.push(in_quads(v, inputs, len));
+        kernels.push(in_quads(v, inputs, len, scope));
     } else {
         kernels.push(one_by_one(v, inputs, len));
     }
@@ -95,7 +94,7 @@ pub(crate) fn pack(
         let layout = dst.layout;
         dst.layout = Layout::new(layout.shape(), layout.strides(), first / x.dtype.size());
         first += step(x);
-        copy(&Copy { src: x.clone(), dst: dst.clone() }, kernels);
+        copy(&Copy { src: x.clone(), dst: dst.clone() }, scope, kernels);
         **x = dst;
     }
     Ok(())
@@ -124,13 +123,8 @@ fn one_by_one(v: &Map, inputs: &[View], len: usize) -> Kernel {
     k
 }
 
-fn in_quads(v: &Map, inputs: &[View], len: usize) -> Kernel {
-    let mut k = Kernel::new(MAP4);
-    let repeat = super::repeats(len);
-    k.constant("WG", LANES as u32).word("len", len).word("repeat", repeat);
-    k.turns(looped(repeat, 0));
-    // Without a tail the branch for one is left out: masked lanes would take it every time.
-    k.constant("WHOLE", len.is_multiple_of(4));
+fn in_quads(v: &Map, inputs: &[View], len: usize, scope: Scope<'_>) -> Kernel {
+    let mut k = super::in_quads(len, scope);
     let mut glue = String::from("fn quad(q: u32, count: u32) {\n");
     for (i, x) in inputs.iter().enumerate() {
         let name = format!("x{i}");
@@ -139,8 +133,6 @@ fn in_quads(v: &Map, inputs: &[View], len: usize) -> Kernel {
             k.operand(name, x, Access::Read);
             let _ = writeln!(glue, "    let a{i} = vec4<f32>(x{i}_load(x{i}_at(0u)));");
         } else {
-            let first = x.layout.offset() / 4;
-            let _ = first;
             k.fours(name, x, Access::Read);
             let _ = writeln!(glue, "    let a{i} = x{i}_load4(x{i}_at(0u) / 4u + q);");
         }
@@ -162,6 +154,6 @@ fn in_quads(v: &Map, inputs: &[View], len: usize) -> Kernel {
         let _ = writeln!(glue, "    y{o}_store4(y{o}_at(0u) / 4u + q, {value}, count);");
     }
     glue.push_str("}\n");
-    k.glue(&glue).groups(len.div_ceil(4 * LANES * repeat));
+    k.glue(&glue);
     k
 }

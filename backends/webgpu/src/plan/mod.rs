@@ -10,6 +10,7 @@ mod rows;
 
 use crate::kernel::Kernel;
 use crate::limits::Limits;
+use crate::template::{Template, template};
 use crate::variant::Variant;
 use starling_api::{DType, Error, Layout, Result, Storage, Support, Verb, View};
 use starling_ops::wgsl::Fma;
@@ -18,11 +19,24 @@ use std::sync::Arc;
 /// Invocations of a workgroup of kernels that work element by element.
 pub(crate) const LANES: usize = 64;
 
-/// How many fours each invocation takes of `len` elements: one, unless there are workgroups to
-/// spare.
-fn repeats(len: usize) -> usize {
-    const WORKGROUPS: usize = 1024;
-    (len / (4 * LANES * WORKGROUPS)).clamp(1, 8)
+const MAP4: Template = template!("map4");
+
+/// A kernel that calls `quad(q, count)` for each four of `len` elements, the last of which may have
+/// only `count`.
+fn in_quads(len: usize, scope: Scope<'_>) -> Kernel {
+    const WORKGROUPS: usize = 512;
+    const SEVERAL: usize = 4;
+    // Several fours for each invocation where there are workgroups to spare, because starting one
+    // costs as much. The llvmpipe whose loops end early makes slow code of more than one.
+    let many = len >= 4 * LANES * SEVERAL * WORKGROUPS && scope.turns == usize::MAX;
+    let repeat = if many { SEVERAL } else { 1 };
+    let all = 4 * LANES * repeat;
+    let mut k = Kernel::new(MAP4);
+    k.constant("WG", LANES as u32).constant("REPEAT", repeat as u32);
+    k.word("len", len).groups(len.div_ceil(all));
+    let exact = len.is_multiple_of(all) && k.folds_evenly();
+    k.constant("WHOLE", len.is_multiple_of(4)).constant("EXACT", exact);
+    k
 }
 
 /// How a verb is run.
@@ -130,7 +144,7 @@ pub fn plan(verb: &Verb, scope: Scope<'_>) -> Result<Vec<Kernel>> {
     match verb {
         Verb::Map(v) => map::map(v, scope, &mut kernels)?,
         Verb::Gemm(v) => gemm::gemm(v, scope, &mut kernels)?,
-        Verb::Copy(v) => moves::copy(v, &mut kernels),
+        Verb::Copy(v) => moves::copy(v, scope, &mut kernels),
         Verb::Fill(v) => moves::fill(v, &mut kernels),
         Verb::Gather(v) => moves::gather(v, scope, &mut kernels),
         Verb::ScatterAdd(v) => moves::scatter_add(v, scope, &mut kernels),

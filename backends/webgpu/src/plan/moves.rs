@@ -8,8 +8,6 @@ use crate::template::{Template, template};
 use starling_api::{Copy, DType, Fill, Gather, Layout, ScatterAdd, View};
 
 const COPY: Template = template!("copy");
-/// Fours are moved as those of a map are computed.
-const COPY4: Template = template!("map4");
 const FILL: Template = template!("fill");
 const GATHER: Template = template!("gather");
 const SCATTER_ADD: Template = template!("scatter_add");
@@ -25,7 +23,7 @@ fn as_words(view: &View) -> Option<View> {
     Some(View { storage: view.storage.clone(), dtype: DType::U32, layout })
 }
 
-pub fn copy(v: &Copy, kernels: &mut Vec<Kernel>) {
+pub fn copy(v: &Copy, scope: Scope<'_>, kernels: &mut Vec<Kernel>) {
     let len = v.src.len();
     if len == 0 {
         return;
@@ -37,6 +35,7 @@ pub fn copy(v: &Copy, kernels: &mut Vec<Kernel>) {
             &src,
             &dst,
             "y_put4(y_at(0u) / 4u + q, x_quad(x_at(0u) / 4u + q), count);",
+            scope,
         ));
         return;
     }
@@ -46,6 +45,7 @@ pub fn copy(v: &Copy, kernels: &mut Vec<Kernel>) {
             &v.src,
             &v.dst,
             "y_store4(y_at(0u) / 4u + q, x_load4(x_at(0u) / 4u + q), count);",
+            scope,
         ));
         return;
     }
@@ -60,15 +60,10 @@ pub fn copy(v: &Copy, kernels: &mut Vec<Kernel>) {
     kernels.push(k);
 }
 
-fn in_quads(src: &View, dst: &View, act: &str) -> Kernel {
-    let len = src.len();
-    let repeat = super::repeats(len);
-    let mut k = Kernel::new(COPY4);
-    k.word("repeat", repeat).turns(looped(repeat, 0));
-    k.constant("WG", LANES as u32).word("len", len).constant("WHOLE", len.is_multiple_of(4));
+fn in_quads(src: &View, dst: &View, act: &str, scope: Scope<'_>) -> Kernel {
+    let mut k = super::in_quads(src.len(), scope);
     k.fours("x", src, Access::Read).fours("y", dst, Access::Write);
     k.glue(&format!("fn quad(q: u32, count: u32) {{\n    {act}\n}}\n"));
-    k.groups(len.div_ceil(4 * LANES * repeat));
     k
 }
 
