@@ -116,6 +116,19 @@ fn horner<M: Math, const N: usize>(m: M, x: M::V, c: [f64; N]) -> M::V {
     sum
 }
 
+/// The same sum of nine terms by Estrin's scheme: pairs, pairs of pairs, and so on. Three operations
+/// more than Horner's rule, in a chain half as long.
+#[inline(always)]
+fn estrin<M: Math>(m: M, x: M::V, c: [f64; 9]) -> M::V {
+    let pair = |i: usize| m.mul_add(m.lit(c[i + 1]), x, m.lit(c[i]));
+    let x2 = m.mul(x, x);
+    let low = m.mul_add(pair(2), x2, pair(0));
+    let high = m.mul_add(pair(6), x2, pair(4));
+    let x4 = m.mul(x2, x2);
+    let high = m.mul_add(m.lit(c[8]), x4, high);
+    m.mul_add(high, x4, low)
+}
+
 /// Infinity, made from its bits because not every printer has a literal for it.
 #[inline(always)]
 fn infinity<M: Math>(m: M) -> M::V {
@@ -147,13 +160,22 @@ fn reduce_exp<M: Math>(m: M, x: M::V) -> (M::V, M::V) {
     (n, m.mul_add(n, m.lit(-LN2[1]), r))
 }
 
+/// `e^r - 1` for `|r| <= ln(2) / 2`, in a shorter chain than Horner's rule and as many operations.
+#[inline(always)]
+fn exp_near_0<M: Math>(m: M, r: M::V) -> M::V {
+    let pair = |i: usize| m.mul_add(m.lit(EXP[i + 1]), r, m.lit(EXP[i]));
+    let square = m.mul(r, r);
+    let high = m.mul_add(m.lit(EXP[4]), square, pair(2));
+    m.mul_add(m.mul_add(high, square, pair(0)), square, r)
+}
+
 /// `e^x` for `x <= 89` or NaN.
 #[inline(always)]
 fn exp_low<M: Math>(m: M, x: M::V) -> M::V {
     // Below -104 the result is 0, and -105 says so itself, however it is rounded.
     let x = m.select(m.lt(x, m.lit(-105.0)), m.lit(-105.0), x);
     let (n, r) = reduce_exp(m, x);
-    let p = m.hold(m.mul_add(horner(m, r, EXP), m.mul(r, r), r));
+    let p = m.hold(exp_near_0(m, r));
     m.scale(m.add(p, m.lit(1.0)), n)
 }
 
@@ -174,7 +196,7 @@ pub fn exp<M: Math>(m: M, x: M::V) -> M::V {
 #[inline(always)]
 fn half_expm1<M: Math>(m: M, x: M::V) -> M::V {
     let (n, r) = reduce_exp(m, x);
-    let e = m.mul_add(horner(m, r, EXP), m.mul(r, r), r);
+    let e = exp_near_0(m, r);
     // Beside 2^23 the last bits are the integer itself; the shift drops the others.
     let exponent = m.bits(m.add(n, m.lit(8_388_608.0 + 126.0)));
     let half_power = m.from_bits(m.ushl(exponent, 23));
@@ -321,7 +343,7 @@ pub fn tanh<M: Math>(m: M, x: M::V) -> M::V {
 pub fn erf<M: Math>(m: M, x: M::V) -> M::V {
     let size = m.abs(x);
     let size = m.select(m.gt(size, m.lit(3.93)), m.lit(3.93), size);
-    let y = m.mul_add(horner(m, size, ERF), size, size);
+    let y = m.mul_add(estrin(m, size, ERF), size, size);
     let half = half_expm1(m, m.neg(y));
     with_sign(m, m.add(half, half), x)
 }
