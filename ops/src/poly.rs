@@ -116,8 +116,8 @@ fn horner<M: Math, const N: usize>(m: M, x: M::V, c: [f64; N]) -> M::V {
     sum
 }
 
-/// The same sum of nine terms by Estrin's scheme: pairs, pairs of pairs, and so on. Three operations
-/// more than Horner's rule, in a chain half as long.
+/// The same sum of nine terms by Estrin's scheme: pairs, pairs of pairs, and so on. Two operations
+/// more than Horner's rule has, in a chain half as long.
 #[inline(always)]
 fn estrin<M: Math>(m: M, x: M::V, c: [f64; 9]) -> M::V {
     let pair = |i: usize| m.mul_add(m.lit(c[i + 1]), x, m.lit(c[i]));
