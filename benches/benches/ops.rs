@@ -2,13 +2,13 @@
 //! device that `STARLING_DEVICE` names (`cpu` without it).
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use starling_engine::data::Batch;
 use starling_engine::nn::Module;
 use starling_engine::optim::Optimizer;
-use starling_engine::train::{Settings, TrainStep};
 use starling_engine::{AttentionOptions, Device, Result, Tensor};
 use starling_models::gpt2::{Config, Gpt2};
 use starling_ops::philox::HostStream;
+use starling_train::data::Batch;
+use starling_train::{Settings, TrainStep};
 use std::time::Duration;
 
 fn device() -> Device {

@@ -3,12 +3,12 @@
 use crate::args::{EvalArgs, LogitsArgs};
 use crate::output;
 use serde_json::json;
-use starling_engine::checkpoint::{Disk, Named, write_safetensors};
-use starling_engine::data::Corpus;
 use starling_engine::nn::Mode;
-use starling_engine::train::{LanguageModel, evaluate};
 use starling_engine::{Device, Error, Result, Tensor, no_grad};
 use starling_models::{Gpt2, check_byte_tokens};
+use starling_train::data::Corpus;
+use starling_train::files::{Disk, Named, write_safetensors};
+use starling_train::{LanguageModel, evaluate};
 use std::process::ExitCode;
 
 pub fn eval(args: &EvalArgs) -> Result<ExitCode> {

@@ -2,9 +2,9 @@
 
 use crate::args::GenerateArgs;
 use crate::output;
-use starling_engine::data::{ByteDecoder, ByteTokenizer};
 use starling_engine::{Device, Result};
 use starling_models::{Choice, Gpt2, check_byte_tokens, generate};
+use starling_train::data::{ByteDecoder, ByteTokenizer};
 use std::process::ExitCode;
 
 pub fn run(args: &GenerateArgs) -> Result<ExitCode> {

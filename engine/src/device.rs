@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::lower;
 use crate::random::Random;
-use starling_api::{
+use starling_contract::{
     Backend, Buffer, Capabilities, DType, Pool, PoolStats, Replay, Stream, Support, Verb, View,
 };
 use std::fmt;
@@ -26,14 +26,14 @@ pub struct Provider {
     /// Lists the family's devices, or one line that says why there are none.
     pub probe: fn() -> Vec<Probe>,
     /// Opens device number `index`.
-    pub open: fn(index: usize) -> starling_api::Result<Arc<dyn Backend>>,
+    pub open: fn(index: usize) -> starling_contract::Result<Arc<dyn Backend>>,
 }
 
 /// The built-in families, in the order in which `auto` prefers them; then the registered ones.
 static PROVIDERS: RwLock<Vec<Provider>> = RwLock::new(Vec::new());
 
-fn absent(family: &'static str, reason: &str) -> starling_api::Error {
-    starling_api::Error::Unavailable { backend: family.into(), reason: reason.into() }
+fn absent(family: &'static str, reason: &str) -> starling_contract::Error {
+    starling_contract::Error::Unavailable { backend: family.into(), reason: reason.into() }
 }
 
 const NO_CUDA: &str = "this version has no CUDA backend; use cpu";
@@ -50,7 +50,7 @@ fn built_in() -> [Provider; 3] {
     ]
 }
 
-fn open_cpu() -> starling_api::Result<Arc<dyn Backend>> {
+fn open_cpu() -> starling_contract::Result<Arc<dyn Backend>> {
     starling_cpu::CpuBackend::detect().map(|b| b as Arc<dyn Backend>)
 }
 
@@ -62,7 +62,7 @@ fn probe_cpu() -> Vec<Probe> {
 #[cfg(feature = "webgpu")]
 mod webgpu {
     use super::Probe;
-    use starling_api::Backend;
+    use starling_contract::Backend;
     use starling_webgpu::{NO_ADAPTER, WebGpuBackend, adapters};
     use std::sync::Arc;
 
@@ -76,7 +76,7 @@ mod webgpu {
         all
     }
 
-    pub fn open(index: usize) -> starling_api::Result<Arc<dyn Backend>> {
+    pub fn open(index: usize) -> starling_contract::Result<Arc<dyn Backend>> {
         WebGpuBackend::open(index).map(|b| b as Arc<dyn Backend>)
     }
 }
@@ -84,7 +84,7 @@ mod webgpu {
 #[cfg(not(feature = "webgpu"))]
 mod webgpu {
     use super::{Probe, absent};
-    use starling_api::Backend;
+    use starling_contract::Backend;
     use std::sync::Arc;
 
     const LEFT_OUT: &str = "this build leaves WebGPU out; build with the feature `webgpu`";
@@ -93,7 +93,7 @@ mod webgpu {
         vec![Probe { name: "webgpu:0".into(), status: Err(LEFT_OUT.into()) }]
     }
 
-    pub fn open(_: usize) -> starling_api::Result<Arc<dyn Backend>> {
+    pub fn open(_: usize) -> starling_contract::Result<Arc<dyn Backend>> {
         Err(absent("webgpu", LEFT_OUT))
     }
 }
@@ -357,7 +357,8 @@ impl Device {
     /// others run a verb on views of their own.
     ///
     /// # Errors
-    /// What [`Verb::check`] finds; [`starling_api::Error::Unsupported`] for what the backend can
+    /// What [`Verb::check`] finds; [`starling_contract::Error::Unsupported`] for what the backend
+    /// can
     /// neither run nor have composed; what the device reports.
     pub fn run(&self, verb: impl Into<Verb>) -> Result<()> {
         let mut verb = verb.into();
@@ -376,7 +377,7 @@ impl Device {
     /// What a verb that cannot be run is answered with.
     pub(crate) fn unsupported(&self, verb: &Verb) -> Error {
         let (op, dtype, backend) = (verb.name(), verb.dtype(), self.name().to_owned());
-        starling_api::Error::Unsupported { op, dtype, backend }.into()
+        starling_contract::Error::Unsupported { op, dtype, backend }.into()
     }
 
     fn enqueue(&self, verb: Verb) -> Result<()> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 pub enum Error {
     /// A backend or the contract's checks refused.
     #[error(transparent)]
-    Backend(#[from] starling_api::Error),
+    Backend(#[from] starling_contract::Error),
     /// Backward reached an operation that has no derivative.
     #[error("{op} has no gradient: {reason}; call detach() before it if none is wanted")]
     NotDifferentiable {
@@ -71,7 +71,7 @@ impl Error {
 
     /// Shapes that do not fit.
     pub(crate) fn shape(op: &'static str, message: impl Into<String>) -> Self {
-        Error::Backend(starling_api::Error::shape(op, message))
+        Error::Backend(starling_contract::Error::shape(op, message))
     }
 }
 

@@ -16,8 +16,6 @@
 //! ```
 
 mod autograd;
-pub mod checkpoint;
-pub mod data;
 mod device;
 mod error;
 mod lower;
@@ -26,11 +24,10 @@ pub mod optim;
 mod plan;
 mod random;
 mod tensor;
-pub mod train;
 
 pub use autograd::{Backward, Operation, checkpoint, no_grad};
 pub use device::{Captured, Choice, Counters, Device, Probe, Provider};
 pub use error::{Error, Result};
-pub use starling_api::{Capabilities, DType};
+pub use starling_contract::{Capabilities, DType};
 pub use starling_ops::Definition;
 pub use tensor::{AttentionOptions, Element, Tensor, WeightLayout, update};

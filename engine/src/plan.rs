@@ -8,7 +8,7 @@
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::random::Random;
-use starling_api::{Buffer, DType, Layout, MAX_RANK, Map, Program, Reduce, ReduceKind, View};
+use starling_contract::{Buffer, DType, Layout, MAX_RANK, Map, Program, Reduce, ReduceKind, View};
 use starling_ops::program::{Builder, NodeId, Op};
 use starling_ops::trace::Trace;
 use starling_ops::{Definition, Key, Math};
@@ -235,7 +235,7 @@ impl Node {
         let out = Stored::new(&self.device, self.dtype, self.shape())?;
         if let Lazy::Literal(value) = expression.lazy {
             let dst = out.view(self.dtype);
-            self.device.run(starling_api::Fill { dst, value })?;
+            self.device.run(starling_contract::Fill { dst, value })?;
         } else {
             let mut fusion = Fusion::new(self.shape());
             let root = fusion.visit(self)?;

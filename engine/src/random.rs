@@ -3,7 +3,7 @@
 use crate::device::Device;
 use crate::error::Result;
 use crate::plan::Stored;
-use starling_api::{DType, Layout, View};
+use starling_contract::{DType, Layout, View};
 use starling_ops::Key;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 

@@ -1,6 +1,6 @@
 //! Fusion, capture and memory: what is launched, and how many bytes move.
 
-use starling_api::Backend;
+use starling_contract::Backend;
 use starling_engine::{Device, Error, Result, Tensor};
 use std::sync::Arc;
 
@@ -217,7 +217,7 @@ fn a_memory_limit_is_a_typed_error_and_nothing_is_lost() {
     let small = ramp(&device, &[1000]);
     let large = Tensor::ones(&device, starling_engine::DType::F32, &[1 << 20]);
     let error = large.and_then(|t| t.to_vec::<f32>());
-    let Err(Error::Backend(starling_api::Error::OutOfMemory { requested_bytes, .. })) = error
+    let Err(Error::Backend(starling_contract::Error::OutOfMemory { requested_bytes, .. })) = error
     else {
         panic!("{error:?}")
     };

@@ -3,7 +3,7 @@
 //! The reference backend accumulates in f64 and rounds once, so with steps of 1e-2 the differences
 //! are good to about 1e-4. Every other device must give the reference's gradients.
 
-use starling_api::Backend;
+use starling_contract::Backend;
 use starling_engine::{
     AttentionOptions, Device, Error, Result, Tensor, WeightLayout, checkpoint, no_grad,
 };

@@ -1,10 +1,10 @@
 //! Lowering: a backend that has only map, reduce, gemm and copy passes the whole table.
 
-use starling_api::{
+use starling_conformance::{Case, Tier, Verdict, cases, run};
+use starling_contract::{
     Backend, Capabilities, DType, Download, Epilogue, Gemm, HostStorage, Layout, Program, Result,
     Storage, Stream, Support, Verb, View,
 };
-use starling_conformance::{Case, Tier, Verdict, cases, run};
 use starling_engine::{Device, Tensor};
 use starling_reference::ReferenceBackend;
 use std::sync::Arc;

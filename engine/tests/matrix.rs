@@ -2,7 +2,7 @@
 //!
 //! `UPDATE_GOLDEN=1 cargo test -p starling-engine --test matrix` rewrites it.
 
-use starling_api::{
+use starling_contract::{
     Attention, AttentionBackward, Backend, Copy, CrossEntropy, CrossEntropyBackward, DType, Fill,
     Gather, Gemm, HostStorage, Map, Norm, NormBackward, NormKind, Program, Reduce, ReduceKind,
     ScatterAdd, Softmax, SoftmaxBackward, Support, Verb, View,

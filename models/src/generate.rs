@@ -1,9 +1,9 @@
 //! Drawing text from a model, token by token.
 
 use crate::gpt2::Gpt2;
-use starling_engine::train::LanguageModel;
 use starling_engine::{Error, Result};
 use starling_ops::philox::HostStream;
+use starling_train::LanguageModel;
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,8 +1,8 @@
 //! Whether a folder's tokens are bytes.
 
 use serde_json::Value;
-use starling_engine::data::ByteTokenizer;
 use starling_engine::{Error, Result};
+use starling_train::data::ByteTokenizer;
 use std::path::Path;
 
 /// Refuses a folder that comes with another tokenizer than bytes, which is the only one that is

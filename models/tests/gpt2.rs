@@ -1,10 +1,10 @@
 //! GPT-2: the cache against the whole pass, files in every form, what training leaves behind.
 
-use starling_engine::checkpoint::{Archive, Disk, Named, write_safetensors};
 use starling_engine::nn::{Mode, Module};
-use starling_engine::train::{LanguageModel, save_model};
 use starling_engine::{Device, Result, Tensor, no_grad};
 use starling_models::{Choice, Config, Gpt2, generate};
+use starling_train::files::{Archive, Disk, Named, write_safetensors};
+use starling_train::{LanguageModel, save_model};
 use std::path::Path;
 
 fn config() -> Config {

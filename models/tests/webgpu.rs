@@ -1,12 +1,12 @@
 //! Training on the first WebGPU adapter: the CPU's losses, and memory that stays what it is.
 
 use starling_engine::Device;
-use starling_engine::data::Batch;
 use starling_engine::nn::Module;
 use starling_engine::optim::Optimizer;
-use starling_engine::train::{Settings, TrainStep};
 use starling_models::{Config, Gpt2};
 use starling_ops::philox::HostStream;
+use starling_train::data::Batch;
+use starling_train::{Settings, TrainStep};
 
 const SEQ: usize = 16;
 const SEQUENCES: usize = 2;

@@ -3,7 +3,7 @@
 use crate::host::{self, NAME};
 use crate::stream::{self, CpuStream};
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use starling_api::{
+use starling_contract::{
     Backend, Capabilities, Error, HostStorage, Result, Storage, Stream, Support, Verb,
 };
 use starling_kernels_cpu::Isa;

@@ -1,6 +1,6 @@
 //! Gather, scatter, copy and fill.
 
-use starling_api::{DType, Verb};
+use starling_contract::{DType, Verb};
 use starling_kernels_cpu::{copy, index};
 
 pub(crate) use copy::{copy, fill};

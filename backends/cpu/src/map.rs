@@ -1,6 +1,6 @@
 //! Elementwise programs and reductions: f32, f16, bf16 and u8 in, computed in f32.
 
-use starling_api::{DType, Map, Reduce, View};
+use starling_contract::{DType, Map, Reduce, View};
 
 pub(crate) use starling_kernels_cpu::map::map;
 pub(crate) use starling_kernels_cpu::reduce::reduce;

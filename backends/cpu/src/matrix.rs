@@ -2,7 +2,7 @@
 
 use crate::host::NAME;
 use crate::map::is_elementwise;
-use starling_api::{
+use starling_contract::{
     Attention, AttentionBackward, DType, Error, Gemm, HostStorage, Layout, Result, View,
 };
 use starling_kernels_cpu::Isa;

@@ -1,6 +1,6 @@
 //! Softmax, norms and cross-entropy: f32 only.
 
-use starling_api::{DType, NormBackward, Verb, View};
+use starling_contract::{DType, NormBackward, Verb, View};
 use starling_kernels_cpu::rows;
 
 pub(crate) use rows::{

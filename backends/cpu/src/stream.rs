@@ -2,7 +2,9 @@
 
 use crate::{index, map, matrix, rows};
 use rayon::ThreadPool;
-use starling_api::{Download, Error, HostStorage, Result, Storage, Stream, Support, Verb, View};
+use starling_contract::{
+    Download, Error, HostStorage, Result, Storage, Stream, Support, Verb, View,
+};
 use starling_kernels_cpu::Isa;
 use std::sync::Arc;
 

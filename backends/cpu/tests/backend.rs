@@ -1,6 +1,6 @@
 //! The device itself: how it is made, and what it says when it is used wrongly.
 
-use starling_api::{Backend, Copy, DType, Error, Gemm, Softmax, Support, Verb, View};
+use starling_contract::{Backend, Copy, DType, Error, Gemm, Softmax, Support, Verb, View};
 use starling_cpu::{CpuBackend, Isa};
 
 fn view(backend: &CpuBackend, dtype: DType, shape: &[usize]) -> View {

@@ -1,7 +1,7 @@
 //! The table of cases on every instruction set of this machine, and on 1, 2 and 3 threads.
 
-use starling_api::Backend;
 use starling_conformance::{Case, Tier, Verdict, bytes_after, cases, run};
+use starling_contract::Backend;
 use starling_cpu::{CpuBackend, Isa};
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Scaled dot-product attention, with the whole row of scores in memory.
 
 use crate::memory::read;
-use starling_api::{Attention, AttentionBackward, DType, Result};
+use starling_contract::{Attention, AttentionBackward, DType, Result};
 
 /// Sizes and operands of one attention.
 struct Problem<'a> {

@@ -1,7 +1,7 @@
 //! Moving elements: gather, scatter_add, copy, fill.
 
 use crate::memory::{Element, elements, read};
-use starling_api::{Copy, Error, Fill, Gather, Layout, Result, ScatterAdd, View};
+use starling_contract::{Copy, Error, Fill, Gather, Layout, Result, ScatterAdd, View};
 
 /// For each element of `index` in row-major order, the element of a `shape`d array that it names:
 /// its own position but for `axis`, where the index stands.

@@ -12,7 +12,7 @@ mod rows;
 
 pub use map::group;
 
-use starling_api::{
+use starling_contract::{
     Backend, Capabilities, Download, Error, HostStorage, Result, Storage, Stream, Support, Verb,
     View,
 };

@@ -1,7 +1,7 @@
 //! Elementwise work and reductions.
 
 use crate::memory::read;
-use starling_api::{DType, Map, Program, Reduce, ReduceKind, Result, View};
+use starling_contract::{DType, Map, Program, Reduce, ReduceKind, Result, View};
 use starling_ops::program::{Env, Slot};
 use starling_ops::scalar::Scalar;
 

@@ -2,7 +2,7 @@
 
 use crate::map::{Operands, store};
 use crate::memory::read;
-use starling_api::{Gemm, Result, View};
+use starling_contract::{Gemm, Result, View};
 
 /// `alpha * a b + beta * c` before the epilogue.
 pub fn product(v: &Gemm) -> Result<Vec<f64>> {

@@ -1,9 +1,9 @@
 //! Elements of host memory as numbers.
 
 use half::{bf16, f16};
-use starling_api::{DType, Error, HostStorage, Result, View};
+use starling_contract::{DType, Error, HostStorage, Result, View};
 
-/// An element as [`starling_api::Copy`] sees it: conversions between integers wrap, those from real
+/// An element as `Copy` of the contract sees it: conversions between integers wrap, those from real
 /// numbers saturate, so the two must be told apart.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Element {

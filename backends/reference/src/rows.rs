@@ -1,7 +1,7 @@
 //! Softmax, normalisation and cross-entropy: work along the last axis.
 
 use crate::memory::read;
-use starling_api::{
+use starling_contract::{
     CrossEntropy, CrossEntropyBackward, Error, Norm, NormBackward, NormKind, Result, Softmax,
     SoftmaxBackward, View,
 };

@@ -1,6 +1,8 @@
 //! What the reference refuses, and in which words.
 
-use starling_api::{Backend, CrossEntropy, DType, Error, Gather, HostStorage, Storage, Verb, View};
+use starling_contract::{
+    Backend, CrossEntropy, DType, Error, Gather, HostStorage, Storage, Verb, View,
+};
 use starling_reference::{ReferenceBackend, evaluate, memory};
 use std::any::Any;
 use std::sync::Arc;

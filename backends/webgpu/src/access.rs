@@ -7,7 +7,7 @@
 //! word may be written at the same time.
 
 use crate::operand::{Axis, Binding, Operand, Width, parameter};
-use starling_api::{DType, View};
+use starling_contract::{DType, View};
 use std::fmt::Write;
 
 /// True when a view's elements can be moved in fours: they follow each other, and the first one

@@ -4,7 +4,7 @@ use crate::error::unavailable;
 use crate::gpu::Gpu;
 use crate::probe::{arithmetic, matrices_agree};
 use crate::variant::{Options, Variant};
-use starling_api::{Capabilities, Result};
+use starling_contract::{Capabilities, Result};
 use std::sync::Arc;
 
 /// One adapter as [`adapters`] lists it.

@@ -5,7 +5,7 @@ use crate::gpu::Gpu;
 use crate::plan::{supports, workspace_bytes};
 use crate::stream::WebGpuStream;
 use crate::variant::Options;
-use starling_api::{Backend, Capabilities, Result, Storage, Stream, Support, Verb};
+use starling_contract::{Backend, Capabilities, Result, Storage, Stream, Support, Verb};
 use std::sync::Arc;
 
 /// A GPU, or a driver that plays one.
@@ -18,7 +18,7 @@ impl WebGpuBackend {
     /// Opens adapter number `index` of [`crate::request_adapters`] with `options`.
     ///
     /// # Errors
-    /// [`starling_api::Error::Unavailable`] when there is no such adapter or it lacks what is
+    /// [`starling_contract::Error::Unavailable`] when there is no such adapter or it lacks what is
     /// forced.
     pub async fn request(index: usize, options: Options) -> Result<Arc<Self>> {
         let gpu = open(index, options).await?;
@@ -50,7 +50,7 @@ impl WebGpuBackend {
     }
 
     /// Gives the device back: whatever is asked of it afterwards is answered by
-    /// [`starling_api::Error::DeviceLost`], as when a driver resets it.
+    /// [`starling_contract::Error::DeviceLost`], as when a driver resets it.
     pub fn destroy(&self) {
         self.gpu.device.destroy();
         // The loss is reported when the driver is next asked.

@@ -1,6 +1,6 @@
 //! Errors in the contract's words.
 
-use starling_api::Error;
+use starling_contract::Error;
 
 /// An error of the driver in words.
 #[derive(Debug)]

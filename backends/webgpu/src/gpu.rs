@@ -6,7 +6,7 @@ use crate::pipeline::Pipelines;
 use crate::storage::GpuStorage;
 use crate::variant::{Options, Variant};
 use crate::wait::caught;
-use starling_api::{Capabilities, Error, Result, StreamCounters};
+use starling_contract::{Capabilities, Error, Result, StreamCounters};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 

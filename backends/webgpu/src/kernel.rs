@@ -7,7 +7,7 @@
 use crate::access;
 use crate::operand::{Access, Binding, Operand, Width, axes, parameter};
 use crate::template::{Template, expand};
-use starling_api::{DType, Layout, Program, View};
+use starling_contract::{DType, Layout, Program, View};
 use starling_ops::wgsl::{self, Fma};
 use std::borrow::Cow;
 use std::fmt::Write;

@@ -1,6 +1,6 @@
 //! Views as kernels see them.
 
-use starling_api::{DType, Layout, Storage};
+use starling_contract::{DType, Layout, Storage};
 use std::sync::Arc;
 
 /// What a kernel does with an operand.

@@ -4,7 +4,7 @@ use crate::cache::Cache;
 use crate::error::driver;
 use crate::kernel::Kernel;
 use crate::wait::caught;
-use starling_api::Result;
+use starling_contract::Result;
 use starling_ops::wgsl::Fma;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -6,7 +6,7 @@ use crate::limits::Arithmetic;
 use crate::operand::Access;
 use crate::stream::WebGpuStream;
 use crate::template::{Template, template};
-use starling_api::{DType, Gemm, Result, Stream, View};
+use starling_contract::{DType, Gemm, Result, Stream, View};
 use starling_ops::wgsl::Fma;
 use std::sync::Arc;
 

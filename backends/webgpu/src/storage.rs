@@ -1,6 +1,6 @@
 //! Device memory.
 
-use starling_api::{Storage, View};
+use starling_contract::{Storage, View};
 use std::any::Any;
 
 /// A buffer of the device, a multiple of 16 bytes long, so that shaders may read its end in fours.

@@ -6,7 +6,7 @@ use crate::kernel::Kernel;
 use crate::pipeline::Pipeline;
 use crate::plan::{Scope, plan};
 use crate::storage::GpuStorage;
-use starling_api::{
+use starling_contract::{
     Copy, DType, Download, Error, Fill, Replay, Result, Storage, Stream, StreamCounters, Verb, View,
 };
 use std::future::poll_fn;
@@ -320,7 +320,7 @@ impl Stream for WebGpuStream {
         padded.resize(bytes.len().next_multiple_of(4), 0);
         self.0.gpu.queue.write_buffer(staged.buffer(), 0, &padded);
         let src = View::contiguous(staged, DType::U8, &[bytes.len()]);
-        let layout = starling_api::Layout::new(&[bytes.len()], &[1], offset);
+        let layout = starling_contract::Layout::new(&[bytes.len()], &[1], offset);
         let dst = View { storage: to.storage.clone(), dtype: DType::U8, layout };
         self.submit(&Copy { src, dst }.into())
     }

@@ -1,6 +1,6 @@
 //! Which of an adapter's abilities the shaders use.
 
-use starling_api::{Error, Result};
+use starling_contract::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
 

@@ -1,10 +1,10 @@
 //! Attention where special values occur, in narrow types, and twice.
 
-use starling_api::{
+use starling_conformance::{Tier, Verdict, cases, run};
+use starling_contract::{
     Attention, AttentionBackward, Backend, Capabilities, DType, Layout, Result, Storage, Stream,
     Support, Verb, View,
 };
-use starling_conformance::{Tier, Verdict, cases, run};
 use starling_webgpu::{Options, WebGpuBackend};
 use std::sync::Arc;
 

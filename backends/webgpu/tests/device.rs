@@ -1,6 +1,6 @@
 //! What a device does at its limits: large and empty operands, exhausted memory, its own end.
 
-use starling_api::{
+use starling_contract::{
     Backend, Copy, DType, Error, Fill, Gather, Gemm, Layout, Map, Program, Reduce, ReduceKind,
     Softmax, Stream, Verb, View,
 };
@@ -266,7 +266,7 @@ fn operands_of_another_device_and_variants_that_are_not_there_are_refused() {
     }
     assert!(matches!(open("wide"), Err(Error::Unavailable { .. })));
     assert!(matches!(WebGpuBackend::with(99, Options::default()), Err(Error::Unavailable { .. })));
-    let host = View::contiguous(starling_api::HostStorage::new(16).unwrap(), DType::F32, &[4]);
+    let host = View::contiguous(starling_contract::HostStorage::new(16).unwrap(), DType::F32, &[4]);
     let stream = one.stream().unwrap();
     let x = memory(&one, DType::F32, &[4]);
     let copy = Copy { src: host, dst: x };

@@ -1,8 +1,8 @@
 //! Products as a driver on the processor runs them by default, with subgroups: the table in
 //! `variants.rs` takes the other ways.
 
-use starling_api::Backend;
 use starling_conformance::{Tier, Verdict, cases, run};
+use starling_contract::Backend;
 use starling_webgpu::{Options, WebGpuBackend};
 use std::sync::Arc;
 

@@ -1,10 +1,10 @@
 //! Loops about as long as some drivers let them be (llvmpipe of Mesa 22.3: 65,535 turns): what is
 //! not refused is right.
 
-use starling_api::{
+use starling_conformance::{Case, Place, Problem, Verdict, run};
+use starling_contract::{
     Attention, AttentionBackward, DType, ScatterAdd, Softmax, SoftmaxBackward, View,
 };
-use starling_conformance::{Case, Place, Problem, Verdict, run};
 use starling_webgpu::{Options, WebGpuBackend};
 
 /// Three times along rows that one invocation has alone.

@@ -1,11 +1,11 @@
 //! Reductions and row verbs: the table of cases as it is planned for silicon, more rows than a
 //! dispatch has on a side, bits that do not change from run to run, and targets that are no class.
 
-use starling_api::{
+use starling_conformance::{Case, Tier, Verdict, cases, run};
+use starling_contract::{
     Backend, CrossEntropy, CrossEntropyBackward, DType, Error, Norm, NormBackward, NormKind,
     Program, Reduce, ReduceKind, Stream, Verb, View,
 };
-use starling_conformance::{Case, Tier, Verdict, cases, run};
 use starling_ops::program::{Builder, NodeId, Op};
 use starling_webgpu::{Options, WebGpuBackend};
 use std::sync::Arc;

@@ -3,8 +3,8 @@
 
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
-use starling_api::{HostStorage, Storage, Verb, View};
 use starling_conformance::{Tier, cases};
+use starling_contract::{HostStorage, Storage, Verb, View};
 use starling_ops::wgsl::Fma;
 use starling_webgpu::plan::{Scope, shaders, supports, workspace_bytes};
 use starling_webgpu::{Limits, Variant};
@@ -22,7 +22,7 @@ const BASELINE: Limits = Limits {
     matrix: 0,
 };
 
-fn memory(bytes: usize) -> starling_api::Result<Arc<dyn Storage>> {
+fn memory(bytes: usize) -> starling_contract::Result<Arc<dyn Storage>> {
     Ok(HostStorage::new(bytes)?)
 }
 
@@ -34,20 +34,20 @@ fn texts(variant: Variant, software: bool, matrix: usize) -> HashMap<String, Str
         matrix,
         ..BASELINE
     };
-    let faults = View::contiguous(memory(16).unwrap(), starling_api::DType::U32, &[4]);
+    let faults = View::contiguous(memory(16).unwrap(), starling_contract::DType::U32, &[4]);
     let (limits, turns) = (&limits, usize::MAX);
     let scope = Scope { limits, variant, software, turns, alloc: &memory, faults: &faults };
     let mut found = HashMap::new();
     for case in cases(Tier::Quick) {
         let problem = case.problem();
         let mut verb: Verb = problem.over(&problem.on_host().unwrap());
-        if supports(&verb) != starling_api::Support::Native {
+        if supports(&verb) != starling_contract::Support::Native {
             continue;
         }
         let bytes = workspace_bytes(&verb);
         if let (true, Some(slot)) = (bytes > 0, verb.workspace_mut()) {
             let storage = memory(bytes).unwrap();
-            *slot = Some(View::contiguous(storage, starling_api::DType::U8, &[bytes]));
+            *slot = Some(View::contiguous(storage, starling_contract::DType::U8, &[bytes]));
         }
         let fma = if software { Fma::Separate } else { Fma::Fused };
         found.extend(shaders(&verb, scope, fma).unwrap());

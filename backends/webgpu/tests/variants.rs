@@ -3,8 +3,8 @@
 //!
 //! `STARLING_WEBGPU=plain starling verify --device webgpu:0 --tier full` runs the full tier.
 
-use starling_api::{Backend, DType};
 use starling_conformance::{Array, Problem, Tier, Verdict, bytes_after, cases, run};
+use starling_contract::{Backend, DType};
 use starling_webgpu::{Options, WebGpuBackend};
 use std::sync::Arc;
 

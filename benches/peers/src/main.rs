@@ -11,7 +11,7 @@ mod blas;
 
 use blas::Blas;
 use serde_json::json;
-use starling_api::{Backend, DType, Gemm, HostStorage, Layout, Stream, Verb, View};
+use starling_contract::{Backend, DType, Gemm, HostStorage, Layout, Stream, Verb, View};
 use starling_cpu::CpuBackend;
 use starling_kernels_cpu::Isa;
 use starling_ops::philox::HostStream;

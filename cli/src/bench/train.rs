@@ -2,12 +2,12 @@
 
 use super::Bench;
 use serde_json::{Map, Value, json};
-use starling_engine::data::Batch;
 use starling_engine::nn::Module;
 use starling_engine::optim::Optimizer;
-use starling_engine::train::{Settings, TrainStep};
 use starling_engine::{Error, Result};
 use starling_models::{Config, Gpt2};
+use starling_train::data::Batch;
+use starling_train::{Settings, TrainStep};
 
 pub fn run(
     mut bench: Bench,

@@ -5,7 +5,7 @@
 
 use super::Lowering;
 use crate::error::Result;
-use starling_api::{Attention, AttentionBackward, DType, Layout, ReduceKind, View};
+use starling_contract::{Attention, AttentionBackward, DType, Layout, ReduceKind, View};
 use starling_ops::Math;
 use starling_ops::trace::{Real, Trace};
 

@@ -2,17 +2,17 @@
 
 use crate::device::Device;
 use crate::error::{Error, Result};
-use starling_api::{Backend, Capabilities, Download, Storage, Stream, Support, Verb, View};
+use starling_contract::{Backend, Capabilities, Download, Storage, Stream, Support, Verb, View};
 use std::sync::Arc;
 
 /// The device as a backend, and as its stream.
 pub(crate) struct Complete(pub Device);
 
 /// An error of the engine below it.
-fn below<T>(result: Result<T>) -> starling_api::Result<T> {
+fn below<T>(result: Result<T>) -> starling_contract::Result<T> {
     result.map_err(|error| match error {
         Error::Backend(error) => error,
-        other => starling_api::Error::Driver(other.into()),
+        other => starling_contract::Error::Driver(other.into()),
     })
 }
 
@@ -32,21 +32,21 @@ impl Backend for Complete {
         }
     }
 
-    fn alloc(&self, bytes: usize) -> starling_api::Result<Arc<dyn Storage>> {
+    fn alloc(&self, bytes: usize) -> starling_contract::Result<Arc<dyn Storage>> {
         self.0.backend().alloc(bytes)
     }
 
-    fn stream(&self) -> starling_api::Result<Box<dyn Stream>> {
+    fn stream(&self) -> starling_contract::Result<Box<dyn Stream>> {
         Ok(Box::new(Self(self.0.clone())))
     }
 }
 
 impl Stream for Complete {
-    fn submit(&self, verb: &Verb) -> starling_api::Result<()> {
+    fn submit(&self, verb: &Verb) -> starling_contract::Result<()> {
         below(self.0.run(verb.clone()))
     }
 
-    fn upload(&self, bytes: &[u8], to: &View) -> starling_api::Result<()> {
+    fn upload(&self, bytes: &[u8], to: &View) -> starling_contract::Result<()> {
         below(self.0.upload(bytes, to))
     }
 
@@ -54,7 +54,7 @@ impl Stream for Complete {
         Box::pin(async move { below(self.0.download(from, bytes).await) })
     }
 
-    fn sync(&self) -> starling_api::Result<()> {
+    fn sync(&self) -> starling_contract::Result<()> {
         below(self.0.sync())
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Lowering;
 use crate::error::Result;
-use starling_api::{DType, Gemm, Map, View};
+use starling_contract::{DType, Gemm, Map, View};
 
 /// True when there is something simpler to make the product of. f32 holds the product of two
 /// narrow floats exactly; sums of integers it does not.

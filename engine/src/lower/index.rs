@@ -2,7 +2,7 @@
 
 use super::{Lowering, kept};
 use crate::error::Result;
-use starling_api::{DType, Fill, Gather, Layout, ReduceKind, ScatterAdd, View};
+use starling_contract::{DType, Fill, Gather, Layout, ReduceKind, ScatterAdd, View};
 use starling_ops::Math;
 
 /// The view's bytes, one view for each byte of an element.

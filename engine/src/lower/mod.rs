@@ -1,6 +1,6 @@
 //! Lowering: verbs that a backend has not written, made of `map`, `reduce`, `gemm` and `copy`.
 //!
-//! A backend that answers [`starling_api::Support::Composed`] for a verb gets here, so that a new
+//! A backend that answers `Support::Composed` for a verb gets here, so that a new
 //! one works with those four and is made fast verb by verb. What that costs:
 //!
 //! - attention keeps the matrix of scores, and its backward two of them: memory is quadratic in
@@ -27,7 +27,7 @@ pub(crate) use complete::Complete;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
-use starling_api::{
+use starling_contract::{
     Buffer, Copy, DType, Gemm, Layout, MAX_RANK, Map, Program, Reduce, ReduceKind, Verb, View,
 };
 use starling_ops::Math;

@@ -2,7 +2,7 @@
 
 use super::{Lowering, kept};
 use crate::error::Result;
-use starling_api::{
+use starling_contract::{
     CrossEntropy, CrossEntropyBackward, Norm, NormBackward, ReduceKind, Softmax, SoftmaxBackward,
     View,
 };

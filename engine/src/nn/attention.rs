@@ -4,7 +4,7 @@ use super::{Linear, Module, join};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tensor::{AttentionOptions, Tensor};
-use starling_api::DType;
+use starling_contract::DType;
 
 /// Keys and values of the tokens so far, in memory that is taken once: a new token's are written
 /// into place, and nothing is copied when the sequence grows.

@@ -6,7 +6,7 @@ mod source;
 
 pub use attention::{CausalSelfAttention, KvCache};
 pub use layers::{Dropout, Embedding, LayerNorm, Linear, Mlp, RmsNorm};
-pub use source::{Fresh, Init, Source, Stored};
+pub use source::{Fresh, Init, Source};
 
 use crate::tensor::Tensor;
 

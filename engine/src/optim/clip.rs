@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
-use starling_api::DType;
+use starling_contract::DType;
 
 /// The norm of all gradients together and the factor that it leads to, both on the device.
 pub struct Clip {

@@ -4,7 +4,7 @@ use super::Tensor;
 use crate::autograd::{Backward, Operation, Saved, record};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use starling_api::{Attention, AttentionBackward, DType, Layout, View};
+use starling_contract::{Attention, AttentionBackward, DType, Layout, View};
 
 /// What attention may look at.
 #[derive(Clone, Debug, Default)]

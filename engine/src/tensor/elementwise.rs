@@ -4,7 +4,7 @@ use super::Tensor;
 use crate::autograd::{Backward, Operation, Saved, record};
 use crate::error::{Error, Result};
 use crate::plan::{self, Lazy, Node};
-use starling_api::{DType, ReduceKind};
+use starling_contract::{DType, ReduceKind};
 use starling_ops::defs::{self, Def};
 use starling_ops::program::Op;
 use starling_ops::{Definition, Gradient};

@@ -3,7 +3,7 @@
 use super::Tensor;
 use crate::autograd::{Backward, Operation, Saved, record};
 use crate::error::{Error, Result};
-use starling_api::{DType, Fill, Gather, ScatterAdd, View};
+use starling_contract::{DType, Fill, Gather, ScatterAdd, View};
 
 /// Adds `x` into zeros of `shape` at `index` along `axis`.
 fn scatter(x: &Tensor, index: View, axis: usize, shape: &[usize]) -> Result<Tensor> {
@@ -17,7 +17,7 @@ fn scatter(x: &Tensor, index: View, axis: usize, shape: &[usize]) -> Result<Tens
 struct Pick {
     index: Saved,
     /// The index's layout as the verb saw it.
-    repeated: starling_api::Layout,
+    repeated: starling_contract::Layout,
     axis: usize,
     shape: Vec<usize>,
     /// The shape of what the verb wrote, before its axes were split.

@@ -5,7 +5,7 @@ use super::elementwise::{broadcast, sum_to};
 use crate::autograd::{Backward, Operation, Saved, record};
 use crate::error::{Error, Result};
 use crate::plan::{self, Lazy, Node};
-use starling_api::{DType, Epilogue, Gemm, Program, ReduceKind, View};
+use starling_contract::{DType, Epilogue, Gemm, Program, ReduceKind, View};
 use starling_ops::Definition;
 use starling_ops::program::{Builder, Op};
 use std::cell::RefCell;

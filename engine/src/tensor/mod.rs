@@ -15,7 +15,7 @@ use crate::autograd::{self, Tape};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::plan::{self, Lazy, Node, Stored};
-use starling_api::{Copy, DType, View};
+use starling_contract::{Copy, DType, View};
 use starling_ops::Definition;
 use starling_ops::philox::HostStream;
 use std::fmt;

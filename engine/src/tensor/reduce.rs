@@ -4,7 +4,7 @@ use super::Tensor;
 use crate::autograd::{Backward, Operation, Saved, record};
 use crate::error::{Error, Result};
 use crate::plan;
-use starling_api::ReduceKind;
+use starling_contract::ReduceKind;
 
 struct Reduction {
     kind: ReduceKind,

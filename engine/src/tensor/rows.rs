@@ -3,7 +3,7 @@
 use super::Tensor;
 use crate::autograd::{Backward, Operation, Saved, record};
 use crate::error::{Error, Result};
-use starling_api::{
+use starling_contract::{
     CrossEntropy, CrossEntropyBackward, DType, Norm, NormBackward, NormKind, Softmax,
     SoftmaxBackward,
 };

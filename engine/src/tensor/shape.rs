@@ -4,7 +4,7 @@ use super::Tensor;
 use crate::autograd::{Backward, Operation, record};
 use crate::error::{Error, Result};
 use crate::plan::{Lazy, Node};
-use starling_api::{Copy, DType, Fill, Layout, MAX_RANK};
+use starling_contract::{Copy, DType, Fill, Layout, MAX_RANK};
 
 /// How a view was taken, and so how its gradient goes back.
 enum View {

@@ -24,7 +24,7 @@ fn main() -> Result<()> {
 /// From here on `Device::new("minimal")` and `Device::probe` know the backend; `auto` takes it
 /// where nothing before it is available.
 pub fn register() {
-    use starling_api::{Backend, Error};
+    use starling_contract::{Backend, Error};
     Device::register(Provider {
         family: "minimal",
         probe: || {

@@ -3,7 +3,7 @@
 //!
 //! A backend is three things, each in a file of its own:
 //!
-//! - `memory`: what a [`Storage`] is on this device, and how a [`View`](starling_api::View) of
+//! - `memory`: what a [`Storage`] is on this device, and how a [`View`](starling_contract::View) of
 //!   its bytes is read and written;
 //! - `stream`: the queue, which takes verbs and moves bytes to and from the host;
 //! - this file: the [`Backend`], which says what the device is and what it can do.
@@ -40,7 +40,7 @@ mod memory;
 mod product;
 mod stream;
 
-use starling_api::{Backend, Capabilities, DType, Result, Storage, Stream, Support, Verb};
+use starling_contract::{Backend, Capabilities, DType, Result, Storage, Stream, Support, Verb};
 use std::sync::Arc;
 
 /// The name by which users ask for the device and that errors give.
@@ -54,7 +54,7 @@ pub struct MinimalBackend {
 
 impl MinimalBackend {
     /// Opens the device. One that may be missing returns `Result<Self>` and says why in
-    /// [`starling_api::Error::Unavailable`]: a missing library must never be a panic.
+    /// [`starling_contract::Error::Unavailable`]: a missing library must never be a panic.
     pub fn new() -> Self {
         let capabilities = Capabilities {
             description: "scalar loops over host memory".into(),

@@ -6,7 +6,7 @@
 //! polynomials of every other backend, and so their bits.
 
 use crate::memory::{load, storer};
-use starling_api::{DType, Layout, Map, Program, Reduce, ReduceKind, Result, View};
+use starling_contract::{DType, Layout, Map, Program, Reduce, ReduceKind, Result, View};
 use starling_ops::program::{Env, Slot};
 use starling_ops::scalar::Scalar;
 

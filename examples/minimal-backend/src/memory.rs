@@ -2,7 +2,7 @@
 
 use crate::NAME;
 use half::{bf16, f16};
-use starling_api::{DType, Error, Result, Storage, View};
+use starling_contract::{DType, Error, Result, Storage, View};
 use std::any::Any;
 use std::sync::atomic::{AtomicU8, Ordering};
 

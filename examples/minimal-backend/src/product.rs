@@ -1,7 +1,7 @@
 //! Matrix products and copies.
 
 use crate::memory::{load, storer};
-use starling_api::{Copy, DType, Gemm, Result};
+use starling_contract::{Copy, DType, Gemm, Result};
 
 /// True for the products that run here: of f32, and without an epilogue.
 pub(crate) fn is_native(v: &Gemm) -> bool {

@@ -2,7 +2,7 @@
 
 use crate::memory::contiguous;
 use crate::{NAME, map, product};
-use starling_api::{Download, Error, Result, Stream, Verb, View};
+use starling_contract::{Download, Error, Result, Stream, Verb, View};
 use std::sync::atomic::Ordering;
 
 /// An in-order queue: each verb sees what the ones before it wrote. The simplest way is to be

@@ -1,6 +1,6 @@
 //! Rules of the contract that the table does not reach: memory, transfers, errors.
 
-use starling_api::{
+use starling_contract::{
     Backend, Copy, DType, Error, Fill, Gemm, HostStorage, Layout, Map, Program, Result, Stream,
     Support, View,
 };

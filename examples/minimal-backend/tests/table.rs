@@ -1,7 +1,7 @@
 //! The whole table of operation cases: four verbs by themselves, all of them through the engine.
 
-use starling_api::{Backend, Error, Stream, Support, Verb};
 use starling_conformance::{Array, Case, Tier, Verdict, cases, run};
+use starling_contract::{Backend, Error, Stream, Support, Verb};
 use starling_engine::Device;
 use starling_example_backend::MinimalBackend;
 use std::sync::Arc;

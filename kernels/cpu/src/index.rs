@@ -5,7 +5,7 @@ use crate::simd::Simd;
 use crate::walk::{
     GRAIN, Integers, MOVE_GRAIN, Nest, Shared, all_below, copy_bytes, f32s, pointer, split,
 };
-use starling_api::{Error, Gather, MAX_RANK, Result, ScatterAdd, View};
+use starling_contract::{Error, Gather, MAX_RANK, Result, ScatterAdd, View};
 use std::ops::Range;
 
 /// A view's strides with one of them set to 0: the loop does not move along that axis, the index

@@ -2,7 +2,7 @@
 
 use crate::simd::Simd;
 use rayon::prelude::*;
-use starling_api::{DType, Error, HostStorage, MAX_RANK, Result, View};
+use starling_contract::{DType, Error, HostStorage, MAX_RANK, Result, View};
 use std::ops::Range;
 
 /// A pointer that parallel tasks share. Each task touches elements of its own, or only reads.

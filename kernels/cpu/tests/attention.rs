@@ -1,7 +1,7 @@
 //! Attention and its gradient against the formula in f64, for every instruction set.
 
 use serde_json::Value;
-use starling_api::Layout;
+use starling_contract::Layout;
 use starling_kernels_cpu::Isa;
 use starling_kernels_cpu::attention::{
     Backward, Forward, Mask, Tensor, backward, backward_workspace_bytes, forward,

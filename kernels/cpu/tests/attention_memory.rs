@@ -1,6 +1,6 @@
 //! Attention's memory is linear in the sequence length: counted, not argued.
 
-use starling_api::Layout;
+use starling_contract::Layout;
 use starling_kernels_cpu::Isa;
 use starling_kernels_cpu::attention::{
     Backward, Forward, Tensor, backward, backward_workspace_bytes, forward,

@@ -3,7 +3,7 @@
 mod views;
 
 use half::{bf16, f16};
-use starling_api::{Copy, DType, Error, Fill, Layout, Verb, View};
+use starling_contract::{Copy, DType, Error, Fill, Layout, Verb, View};
 use starling_kernels_cpu::{Isa, copy};
 use views::{EMULATED, Random, filled, get, isas, layouts, put, same_with_any_threads, view};
 

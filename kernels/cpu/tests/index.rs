@@ -2,7 +2,7 @@
 
 mod views;
 
-use starling_api::{DType, Error, Gather, Layout, ScatterAdd, Verb, View};
+use starling_contract::{DType, Error, Gather, Layout, ScatterAdd, Verb, View};
 use starling_kernels_cpu::{Isa, index};
 use views::{
     EMULATED, Random, array, bits, close, dense, filled, get, golden, integers, isas, layouts, put,

@@ -2,7 +2,7 @@
 
 mod views;
 
-use starling_api::{
+use starling_contract::{
     CrossEntropy, CrossEntropyBackward, DType, Error, Layout, Norm, NormBackward, NormKind,
     Softmax, SoftmaxBackward, Verb, View,
 };

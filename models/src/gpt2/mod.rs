@@ -5,13 +5,13 @@ mod config;
 pub use config::Config;
 
 use serde_json::Value;
-use starling_engine::checkpoint::Archive;
 use starling_engine::nn::{
     CausalSelfAttention, Dropout, Embedding, Fresh, Init, KvCache, LayerNorm, Linear, Mlp, Mode,
-    Module, Source, Stored, join,
+    Module, Source, join,
 };
-use starling_engine::train::LanguageModel;
 use starling_engine::{Device, Error, Result, Tensor, WeightLayout, no_grad};
+use starling_train::LanguageModel;
+use starling_train::files::{Archive, FromFile};
 use std::path::Path;
 
 /// What transformers puts before the names of everything but the output layer; files of the bare
@@ -169,7 +169,7 @@ impl Gpt2 {
             );
             return Err(Error::format(folder, message));
         }
-        let mut source = Stored::new(device, Archive::open(&weights)?, PREFIX);
+        let mut source = FromFile::new(device, Archive::open(&weights)?, PREFIX);
         let model = Self::new(config, &mut source)?;
         // Older files carry each block's causal mask, and tied models may repeat the embedding.
         let ignored = |name: &String| {

@@ -1,6 +1,6 @@
 //! What a case is made of: arrays in host memory, in every kind of layout.
 
-use starling_api::{DType, HostStorage, Layout, Result, Storage, Stream, Verb, View};
+use starling_contract::{DType, HostStorage, Layout, Result, Storage, Stream, Verb, View};
 use starling_ops::philox::HostStream;
 use starling_reference::memory::encode;
 use std::sync::Arc;
@@ -135,7 +135,7 @@ impl Array {
     /// The array in host memory.
     ///
     /// # Errors
-    /// [`starling_api::Error::OutOfMemory`].
+    /// [`starling_contract::Error::OutOfMemory`].
     pub fn on_host(&self) -> Result<View> {
         let storage = HostStorage::new(self.bytes.len())?;
         // SAFETY: the storage has just been made, of this very length.
@@ -150,7 +150,11 @@ impl Array {
     ///
     /// # Errors
     /// What the backend reports.
-    pub fn upload(&self, backend: &dyn starling_api::Backend, stream: &dyn Stream) -> Result<View> {
+    pub fn upload(
+        &self,
+        backend: &dyn starling_contract::Backend,
+        stream: &dyn Stream,
+    ) -> Result<View> {
         let view = self.view(backend.alloc(self.bytes.len())?);
         stream.upload(&self.bytes, &whole(&view, self.bytes.len()))?;
         Ok(view)
@@ -241,7 +245,7 @@ impl Problem {
     /// The arrays in host memory.
     ///
     /// # Errors
-    /// [`starling_api::Error::OutOfMemory`].
+    /// [`starling_contract::Error::OutOfMemory`].
     pub fn on_host(&self) -> Result<Vec<View>> {
         self.arrays.iter().map(Array::on_host).collect()
     }

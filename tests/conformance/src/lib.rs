@@ -8,7 +8,7 @@
 //! use starling_conformance::{Tier, cases, run};
 //! use std::sync::Arc;
 //!
-//! let backend: Arc<dyn starling_api::Backend> =
+//! let backend: Arc<dyn starling_contract::Backend> =
 //!     Arc::new(starling_reference::ReferenceBackend::new());
 //! let summary = run(&backend, &cases(Tier::Quick), Some("softmax"), &mut |_, _| ());
 //! assert_eq!(summary.failed, 0);

@@ -2,7 +2,7 @@
 
 use crate::data::{Array, Case, Problem, whole};
 use crate::tolerance::allowed;
-use starling_api::{Backend, DType, Error, Stream, Support, Verb, View};
+use starling_contract::{Backend, DType, Error, Stream, Support, Verb, View};
 use starling_ops::bound::Enclosure;
 use starling_reference::memory::decode;
 use starling_reference::outputs;

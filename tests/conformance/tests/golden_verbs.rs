@@ -5,12 +5,12 @@
 //! roundings.
 
 use serde_json::Value;
-use starling_api::{
+use starling_conformance::{Array, Place};
+use starling_contract::{
     Attention, AttentionBackward, CrossEntropy, CrossEntropyBackward, DType, Gather, Gemm, Layout,
     Norm, NormBackward, NormKind, Program, Reduce, ReduceKind, ScatterAdd, Softmax,
     SoftmaxBackward, Verb, View,
 };
-use starling_conformance::{Array, Place};
 use starling_reference::{evaluate, execute};
 use std::sync::Arc;
 

@@ -5,12 +5,12 @@
 //! the fourth power of the step. A backward verb reads what its forward saved in f32, which is
 //! the larger error: the allowance is 32 u of the largest gradient.
 
-use starling_api::{
+use starling_conformance::{Array, Place};
+use starling_contract::{
     Attention, AttentionBackward, CrossEntropy, CrossEntropyBackward, DType, Gather, Gemm, Norm,
     NormBackward, NormKind, Program, Reduce, ReduceKind, ScatterAdd, Softmax, SoftmaxBackward,
     Verb, View,
 };
-use starling_conformance::{Array, Place};
 use starling_ops::philox::HostStream;
 use starling_reference::memory::{read, write};
 use starling_reference::{evaluate, execute};
@@ -210,7 +210,7 @@ fn cross_entropy() {
 fn gather_and_scatter_add_are_each_others_gradients() {
     let (table, g) = (random(&[4, 3], 1), random(&[5, 3], 2));
     let ids = integers(&[3, 0, 3, 1, 3], DType::I32);
-    let index = ids.with(starling_api::Layout::new(&[5, 3], &[1, 0], 0));
+    let index = ids.with(starling_contract::Layout::new(&[5, 3], &[1, 0], 0));
     let gather = |x: &View| {
         let (x, index, out) = (x.clone(), index.clone(), zeros(&[5, 3]));
         eval(Gather { x, index, axis: 0, out }).swap_remove(0)

@@ -2,11 +2,11 @@
 //! broken kernel leaves, by writes outside the output, and by a silent loss of precision.
 
 use half::bf16;
-use starling_api::{
+use starling_conformance::{Case, Tier, Verdict, cases, run};
+use starling_contract::{
     Backend, Capabilities, DType, Download, HostStorage, Result, Storage, Stream, Support, Verb,
     View,
 };
-use starling_conformance::{Case, Tier, Verdict, cases, run};
 use starling_reference::memory::{read, write};
 use starling_reference::{ReferenceBackend, execute, outputs};
 use std::collections::BTreeMap;

@@ -1,15 +1,15 @@
 //! The reference is within its own allowances: they are consistent.
 
-use starling_api::DType;
 use starling_conformance::tolerance::allowed;
 use starling_conformance::{Tier, Verdict, cases, run};
+use starling_contract::DType;
 use starling_reference::memory::round_to;
 use starling_reference::{ReferenceBackend, outputs};
 use std::sync::Arc;
 
 #[test]
 fn reference_passes_the_quick_tier() {
-    let backend: Arc<dyn starling_api::Backend> = Arc::new(ReferenceBackend::new());
+    let backend: Arc<dyn starling_contract::Backend> = Arc::new(ReferenceBackend::new());
     let table = cases(Tier::Quick);
     let mut failures = Vec::new();
     let summary = run(&backend, &table, None, &mut |case, verdict| {

@@ -6,21 +6,23 @@ use super::{File, Tree};
 /// stands below the tests, whose truth it is.
 const LAYERS: &[&[&str]] = &[
     &["cli"],
+    &["starling"],
     &["cluster"],
     &["models"],
+    &["train"],
     &["engine"],
     &["backends/cpu", "backends/webgpu", "backends/cuda"],
     &["tests/conformance"],
     &["backends/reference"],
     &["kernels/cpu"],
-    &["backends/api"],
+    &["contract"],
     &["ops"],
 ];
 /// Tools: they may use every crate and no crate may use them.
 const TOOLS: &[&str] = &["benches", "xtask"];
 /// What others write, shown: it needs the contract and the formulas alone, and no crate may use it.
 const EXAMPLES: &str = "examples/";
-const EXAMPLES_USE: &[&str] = &["backends/api", "ops"];
+const EXAMPLES_USE: &[&str] = &["contract", "ops"];
 
 /// Our crates' names begin with this.
 const OURS: &str = "starling-";
@@ -165,7 +167,7 @@ mod tests {
         let check = |example: &str, cpu: &str| {
             layers(&Tree::planted(&[
                 ("ops/Cargo.toml", &package("starling-ops", "")),
-                ("backends/api/Cargo.toml", &package("starling-api", "")),
+                ("contract/Cargo.toml", &package("starling-contract", "")),
                 ("backends/reference/Cargo.toml", &package("starling-reference", "")),
                 ("backends/cpu/Cargo.toml", cpu),
                 ("examples/one/Cargo.toml", example),
@@ -173,7 +175,7 @@ mod tests {
         };
         let cpu = package("starling-cpu", "");
         assert!(check(&uses("starling-ops"), &cpu).is_empty());
-        assert!(check(&uses("starling-api"), &cpu).is_empty());
+        assert!(check(&uses("starling-contract"), &cpu).is_empty());
         assert_eq!(check(&uses("starling-reference"), &cpu).len(), 1);
         assert_eq!(check(&uses("starling-cpu"), &cpu).len(), 1);
         let up = "[dependencies]\nstarling-example.workspace = true";

@@ -8,7 +8,9 @@ use super::{LANES, Scope};
 use crate::kernel::{Kernel, looped};
 use crate::operand::{Access, Width};
 use crate::template::{Template, template};
-use starling_api::{Attention, AttentionBackward, DType, Error, Layout, Result, Support, View};
+use starling_contract::{
+    Attention, AttentionBackward, DType, Error, Layout, Result, Support, View,
+};
 use std::fmt::Write;
 
 const FORWARD: Template = template!("attention");

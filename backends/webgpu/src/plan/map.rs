@@ -7,7 +7,7 @@ use crate::kernel::Kernel;
 use crate::operand::Access;
 use crate::storage::GpuStorage;
 use crate::template::{Template, template};
-use starling_api::{Copy, Layout, Map, Program, Result, View};
+use starling_contract::{Copy, Layout, Map, Program, Result, View};
 use std::fmt::Write;
 
 const MAP: Template = template!("map");

@@ -12,7 +12,7 @@ use crate::kernel::Kernel;
 use crate::limits::Limits;
 use crate::template::{Template, template};
 use crate::variant::Variant;
-use starling_api::{DType, Error, Layout, Result, Storage, Support, Verb, View};
+use starling_contract::{DType, Error, Layout, Result, Storage, Support, Verb, View};
 use starling_ops::wgsl::Fma;
 use std::sync::Arc;
 

@@ -5,7 +5,7 @@ use crate::access::in_fours;
 use crate::kernel::{Kernel, looped};
 use crate::operand::{Access, Width};
 use crate::template::{Template, template};
-use starling_api::{Copy, DType, Fill, Gather, Layout, ScatterAdd, View};
+use starling_contract::{Copy, DType, Fill, Gather, Layout, ScatterAdd, View};
 
 const COPY: Template = template!("copy");
 const FILL: Template = template!("fill");

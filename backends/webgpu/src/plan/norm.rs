@@ -5,7 +5,7 @@ use super::{LANES, Scope, reduce, working_memory};
 use crate::kernel::Kernel;
 use crate::operand::Access;
 use crate::template::{Template, template};
-use starling_api::{DType, Layout, Norm, NormBackward, NormKind, ReduceKind, Result, View};
+use starling_contract::{DType, Layout, Norm, NormBackward, NormKind, ReduceKind, Result, View};
 
 const NORM: Template = template!("norm": "lanes", "norm", "row_main");
 const NORM_BACKWARD: Template = template!("norm_backward": "lanes", "norm_backward", "row_main");

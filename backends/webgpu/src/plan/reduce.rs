@@ -9,7 +9,7 @@ use crate::kernel::{Kernel, looped};
 use crate::operand::{Access, Axis, Width, axes};
 use crate::template::{Template, template};
 use crate::variant::Variant;
-use starling_api::{DType, Layout, Reduce, ReduceKind, Result, View};
+use starling_contract::{DType, Layout, Reduce, ReduceKind, Result, View};
 use starling_ops::program::Op;
 use std::fmt::Write;
 

@@ -4,7 +4,7 @@ use super::Scope;
 use crate::kernel::{Kernel, looped};
 use crate::operand::{Access, Width};
 use crate::template::{Template, template};
-use starling_api::{
+use starling_contract::{
     CrossEntropy, CrossEntropyBackward, DType, Layout, Program, Softmax, SoftmaxBackward, View,
 };
 use starling_ops::Math;

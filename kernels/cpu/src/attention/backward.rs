@@ -14,7 +14,7 @@ use super::softmax::{Gradient, MAX_LANES};
 use super::{Backward, Tensor};
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
-use starling_api::Layout;
+use starling_contract::Layout;
 use std::ops::Range;
 
 /// Queries of a block.
@@ -159,7 +159,7 @@ pub fn backward_workspace_bytes(q: &Layout, k: &Layout) -> usize {
 /// Computes `d_q`, `d_k` and `d_v`.
 ///
 /// # Safety
-/// The tensors have the shapes that [`Backward`] says, as checked by `starling_api::Verb::check`;
+/// The tensors have the shapes that [`Backward`] says, as checked by `Verb::check`;
 /// every element is readable, those of the gradients and the workspace are writable, overlap
 /// nothing, and nobody else touches them meanwhile.
 pub unsafe fn backward(isa: Isa, call: &Backward) {

@@ -102,7 +102,7 @@ impl Work {
 /// Computes `out` and `lse`.
 ///
 /// # Safety
-/// The tensors have the shapes that [`Forward`] says, as checked by `starling_api::Verb::check`;
+/// The tensors have the shapes that [`Forward`] says, as checked by `Verb::check`;
 /// every element is readable, those of `out` and `lse` are writable, overlap nothing, and nobody
 /// else touches them meanwhile.
 pub unsafe fn forward(isa: Isa, call: &Forward) {

@@ -15,7 +15,7 @@ mod softmax;
 pub use backward::{backward, backward_workspace_bytes};
 pub use forward::forward;
 
-use starling_api::Layout;
+use starling_contract::Layout;
 
 /// f32 elements of a tensor: element 0 of the layout's storage, and where the elements lie.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +45,7 @@ pub enum Mask {
     },
 }
 
-/// `out = softmax(scale * q k^T + mask) v`; the contract is that of [`starling_api::Attention`].
+/// `out = softmax(scale * q k^T + mask) v`; the contract is [`starling_contract::Attention`].
 #[derive(Clone, Copy, Debug)]
 pub struct Forward {
     /// `[batch, heads, queries, head_dim]`
@@ -66,7 +66,7 @@ pub struct Forward {
     pub lse: Tensor,
 }
 
-/// Gradients of [`Forward`]; the contract is that of [`starling_api::AttentionBackward`].
+/// Gradients of [`Forward`]; the contract is that of [`starling_contract::AttentionBackward`].
 #[derive(Clone, Copy, Debug)]
 pub struct Backward {
     /// The forward pass with its results.

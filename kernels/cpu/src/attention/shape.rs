@@ -6,7 +6,7 @@ use super::softmax::{MAX_LANES, MaskBlock, MaskPointer, Scores};
 use super::{Forward, Mask, Tensor};
 use crate::isa::Isa;
 use rayon::prelude::*;
-use starling_api::Layout;
+use starling_contract::Layout;
 use std::ops::Range;
 
 /// From how many (batch, key head) pairs on each one is a single piece of work. A function of the

@@ -3,7 +3,7 @@
 use super::Transfer;
 use crate::simd::Simd;
 use half::{bf16, f16};
-use starling_api::DType;
+use starling_contract::DType;
 
 /// An element type.
 pub(super) trait Element: Copy {

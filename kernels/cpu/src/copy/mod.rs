@@ -9,7 +9,7 @@ use crate::simd::Simd;
 use crate::walk::{MOVE_GRAIN, Nest, Shared, copy_bytes, first_byte, pointer, split};
 use cast::{Cast, Element};
 use half::{bf16, f16};
-use starling_api::{Copy, DType, Fill, MAX_RANK, Result};
+use starling_contract::{Copy, DType, Fill, MAX_RANK, Result};
 use std::marker::PhantomData;
 use std::ops::Range;
 

@@ -7,7 +7,7 @@ use super::stage::{Load, Store};
 use super::steps::{Loc, RunSteps};
 use super::tape::{Place, Tape};
 use crate::isa::Isa;
-use starling_api::DType;
+use starling_contract::DType;
 use starling_ops::program::{NodeId, Op};
 
 /// Floats between the starts of neighbouring blocks beyond their length: room for the vectors that

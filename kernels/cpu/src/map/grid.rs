@@ -1,7 +1,7 @@
 //! The iteration space: axes in the order in which they are walked, merged where strides allow.
 
 use super::few::Few;
-use starling_api::{DType, HostStorage, Layout, MAX_RANK, View};
+use starling_contract::{DType, HostStorage, Layout, MAX_RANK, View};
 
 /// A typed, strided array in host memory.
 #[derive(Clone, Copy, Debug)]

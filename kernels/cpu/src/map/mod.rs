@@ -26,7 +26,7 @@ use block::{Job, Worker};
 use few::Few;
 use grid::{Grid, Operand};
 use rayon::prelude::*;
-use starling_api::{DType, Error, Layout, MAX_RANK, Map, Result, View};
+use starling_contract::{DType, Error, Layout, MAX_RANK, Map, Result, View};
 use starling_ops::program::Op;
 use std::ops::Range;
 use tape::Tape;
@@ -109,7 +109,7 @@ fn operand(op: &'static str, view: &View) -> Result<Operand> {
     }
 }
 
-/// Runs a map that [`starling_api::Verb::check`] accepted.
+/// Runs a map that [`starling_contract::Verb::check`] accepted.
 ///
 /// # Errors
 /// [`Error::Shape`] for views outside host memory, [`Error::Unsupported`] for integer operands.

@@ -5,7 +5,7 @@ use super::steps::Loc;
 use crate::isa::Kernel;
 use crate::simd::Simd;
 use half::{bf16, f16};
-use starling_api::DType;
+use starling_contract::DType;
 
 /// Reads `n` elements, converted to f32.
 pub(crate) struct Load {

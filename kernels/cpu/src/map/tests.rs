@@ -2,7 +2,7 @@
 
 use super::fixed::Table;
 use super::*;
-use starling_api::{HostStorage, Storage};
+use starling_contract::{HostStorage, Storage};
 use starling_ops::defs::ALL;
 use starling_ops::program::{Builder, Env, NodeId};
 use starling_ops::{Definition, Key, Math, Program, Scalar, Trace};
@@ -134,7 +134,7 @@ fn verb_of(program: Program, inputs: Vec<View>, params: Vec<View>) -> Map {
     let shape = inputs.first().map_or(vec![100], |v| v.shape().to_vec());
     let outputs = program.outputs().iter().map(|_| empty(&shape)).collect();
     let verb = Map { program: Arc::new(program), params, inputs, outputs };
-    starling_api::Verb::from(verb.clone()).check().unwrap();
+    starling_contract::Verb::from(verb.clone()).check().unwrap();
     verb
 }
 

@@ -3,7 +3,7 @@
 use super::partial::Partial;
 use crate::isa::{Isa, Kernel};
 use crate::simd::Simd;
-use starling_api::ReduceKind;
+use starling_contract::ReduceKind;
 
 /// Rows that are added in f32 before f64 takes over.
 const ROWS: usize = 32;

@@ -24,7 +24,7 @@ use columns::Columns;
 use partial::Partial;
 use rayon::prelude::*;
 use runs::Runs;
-use starling_api::{DType, Error, Layout, MAX_RANK, Reduce, ReduceKind, Result};
+use starling_contract::{DType, Error, Layout, MAX_RANK, Reduce, ReduceKind, Result};
 use std::ops::Range;
 
 /// Elements of one part of a long reduction: what one task does. Fixes the order of additions.
@@ -112,7 +112,7 @@ struct Plan<'a> {
     output_grid: Grid,
 }
 
-/// Runs a reduction that [`starling_api::Verb::check`] accepted.
+/// Runs a reduction that [`starling_contract::Verb::check`] accepted.
 ///
 /// # Errors
 /// [`Error::Shape`] for views outside host memory or the position of an extremum of nothing,

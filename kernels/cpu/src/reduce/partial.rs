@@ -1,6 +1,6 @@
 //! What is known of some of the elements that are reduced to one, and how two such parts combine.
 
-use starling_api::ReduceKind;
+use starling_contract::ReduceKind;
 
 /// A part's result, in f64: parts are combined in a fixed order, and their errors do not add up.
 #[derive(Clone, Copy, Debug)]

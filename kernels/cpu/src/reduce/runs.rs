@@ -3,7 +3,7 @@
 use super::partial::Partial;
 use crate::isa::Kernel;
 use crate::simd::Simd;
-use starling_api::ReduceKind;
+use starling_contract::ReduceKind;
 use starling_ops::{Math, Scalar};
 
 /// The most numbers that are summed in f32 before f64 takes over: few enough that the error of a

@@ -1,7 +1,7 @@
 //! Reductions against plain loops in f64, and against themselves on other numbers of threads.
 
 use super::*;
-use starling_api::{HostStorage, Verb, View};
+use starling_contract::{HostStorage, Verb, View};
 use starling_ops::program::Op;
 use starling_ops::{Program, philox::HostStream};
 use std::sync::Arc;

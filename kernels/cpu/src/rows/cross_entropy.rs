@@ -5,7 +5,7 @@ use super::{BLOCK, First, Rows, Span, Whole, for_rows, lane, max_of, splat};
 use crate::isa::{Isa, Kernel};
 use crate::simd::Simd;
 use crate::walk::{Integers, Shared};
-use starling_api::{CrossEntropy, CrossEntropyBackward, Error, Result, View};
+use starling_contract::{CrossEntropy, CrossEntropyBackward, Error, Result, View};
 use std::ops::Range;
 
 /// The wanted class of each row; `None` where the row counts nothing.

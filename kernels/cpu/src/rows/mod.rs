@@ -45,7 +45,7 @@ pub use softmax::{softmax, softmax_backward};
 use crate::scratch::with_scratch;
 use crate::simd::Simd;
 use crate::walk::{GRAIN, Nest, Shared, f32s, split};
-use starling_api::{Result, View};
+use starling_contract::{Result, View};
 use std::ops::Range;
 
 /// Sums run over blocks of this many elements, whose totals are added in f64: the error does not

@@ -5,7 +5,7 @@ use crate::isa::{Isa, Kernel};
 use crate::scratch::with_scratch;
 use crate::simd::Simd;
 use crate::walk::{GRAIN, Shared, split, workspace};
-use starling_api::{Norm, NormBackward, NormKind, Result, View};
+use starling_contract::{Norm, NormBackward, NormKind, Result, View};
 use std::ops::Range;
 
 /// Rows per part of the weight's gradient are chosen so that there are at most this many parts.

@@ -4,7 +4,7 @@ use super::{BLOCK, First, Rows, Span, Whole, for_rows, lane, max_of, splat, tota
 use crate::isa::{Isa, Kernel};
 use crate::simd::Simd;
 use crate::walk::Shared;
-use starling_api::{Result, Softmax, SoftmaxBackward};
+use starling_contract::{Result, Softmax, SoftmaxBackward};
 use std::ops::Range;
 
 /// `y = exp(x - m) / sum(exp(x - m))` with `m = max(x)`, or `y = x - m - log(sum(exp(x - m)))`,

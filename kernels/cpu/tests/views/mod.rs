@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test uses a part")]
 
 use serde_json::Value;
-use starling_api::{DType, HostStorage, Layout, View};
+use starling_contract::{DType, HostStorage, Layout, View};
 use starling_kernels_cpu::Isa;
 
 /// The instruction sets under test: all that the machine has, or the one that `STARLING_ISA`

@@ -2,7 +2,7 @@
 
 use super::Tier;
 use crate::data::{Case, Place, Problem};
-use starling_api::{Attention, AttentionBackward, DType, View};
+use starling_contract::{Attention, AttentionBackward, DType, View};
 
 /// What is added to the scores or hides them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

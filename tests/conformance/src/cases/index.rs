@@ -2,7 +2,7 @@
 
 use super::Tier;
 use crate::data::{Case, Place, Problem};
-use starling_api::{Copy, DType, Fill, Gather, ScatterAdd, View};
+use starling_contract::{Copy, DType, Fill, Gather, ScatterAdd, View};
 use starling_ops::philox::HostStream;
 
 pub fn cases(tier: Tier, all: &mut Vec<Case>) {

@@ -2,7 +2,7 @@
 
 use super::Tier;
 use crate::data::{Case, Place, Problem};
-use starling_api::{DType, Map, Program, View};
+use starling_contract::{DType, Map, Program, View};
 use starling_ops::defs::{ALL, Definition, Domain, Gradient};
 use starling_ops::philox::HostStream;
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use super::Tier;
 use super::programs::{apply, traced};
 use crate::data::{Case, Place, Problem};
-use starling_api::{DType, Epilogue, Gemm, Program, View};
+use starling_contract::{DType, Epilogue, Gemm, Program, View};
 use starling_ops::Math;
 use std::sync::Arc;
 

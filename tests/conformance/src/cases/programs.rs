@@ -3,7 +3,7 @@
 use super::Tier;
 use super::map::ordinary;
 use crate::data::{Case, Place, Problem};
-use starling_api::{DType, Map, Program, View};
+use starling_contract::{DType, Map, Program, View};
 use starling_ops::defs::{Definition, Domain};
 use starling_ops::program::{Builder, NodeId};
 use starling_ops::trace::{Real, Trace, Word};

@@ -3,7 +3,7 @@
 use super::Tier;
 use super::programs::{apply, traced};
 use crate::data::{Case, Place, Problem};
-use starling_api::{DType, Program, Reduce, ReduceKind, View};
+use starling_contract::{DType, Program, Reduce, ReduceKind, View};
 use starling_ops::Math;
 use std::sync::Arc;
 

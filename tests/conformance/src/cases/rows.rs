@@ -2,7 +2,7 @@
 
 use super::Tier;
 use crate::data::{Case, Place, Problem};
-use starling_api::{
+use starling_contract::{
     CrossEntropy, CrossEntropyBackward, DType, Norm, NormBackward, NormKind, Softmax,
     SoftmaxBackward, View,
 };

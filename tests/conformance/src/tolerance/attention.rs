@@ -1,7 +1,7 @@
 //! Attention and its gradients.
 
 use super::{TINY, U, dot_error, norm, sum_factor};
-use starling_api::{Attention, AttentionBackward, DType, Result};
+use starling_contract::{Attention, AttentionBackward, DType, Result};
 use starling_reference::memory::read;
 
 /// A key that a query sees.

@@ -2,7 +2,7 @@
 
 use super::program::{enclose, inputs, truths};
 use super::{TINY, U, dot_error, norm};
-use starling_api::{Gemm, Result};
+use starling_contract::{Gemm, Result};
 use starling_ops::Bound;
 use starling_ops::bound::Enclosure;
 use starling_reference::evaluate;

@@ -17,7 +17,7 @@ mod matmul;
 mod program;
 mod rows;
 
-use starling_api::{DType, Result, Verb};
+use starling_contract::{DType, Result, Verb};
 use starling_ops::Bound;
 use starling_ops::bound::Enclosure;
 use starling_reference::memory::round_to;

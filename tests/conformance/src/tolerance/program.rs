@@ -1,7 +1,7 @@
 //! Elementwise programs and reductions of them.
 
 use super::{U, sum_factor};
-use starling_api::{DType, Map, Program, Reduce, ReduceKind, Result, View};
+use starling_contract::{DType, Map, Program, Reduce, ReduceKind, Result, View};
 use starling_ops::Bound;
 use starling_ops::bound::{Enclosure, Whole};
 use starling_ops::program::{Env, Slot};

@@ -2,7 +2,7 @@
 
 use super::program::squares_error;
 use super::{TINY, U, sum_factor};
-use starling_api::{
+use starling_contract::{
     CrossEntropy, CrossEntropyBackward, Norm, NormBackward, NormKind, Result, ScatterAdd, Softmax,
     SoftmaxBackward, View,
 };

@@ -5,7 +5,7 @@ use super::sides::{batch, in_fours};
 use crate::kernel::Kernel;
 use crate::operand::{Access, Width};
 use crate::plan::map::{parameter_arguments, parameters};
-use starling_api::{DType, Gemm, View};
+use starling_contract::{DType, Gemm, View};
 use std::fmt::Write;
 
 /// How four neighbours in a row of the result are reached.

@@ -5,7 +5,7 @@ use super::{LANES, Sizes, workspace};
 use crate::kernel::{Kernel, looped};
 use crate::operand::{Access, Width};
 use crate::template::{Template, template};
-use starling_api::{DType, Gemm, Layout, Result, View};
+use starling_contract::{DType, Gemm, Layout, Result, View};
 
 const GEMM_PACK: Template = template!("gemm_pack");
 

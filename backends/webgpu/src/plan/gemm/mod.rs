@@ -15,7 +15,7 @@ use crate::operand::Access;
 use crate::template::{Template, template};
 use finish::finish;
 use sides::{Lies, Side};
-use starling_api::{DType, Error, Gemm, Layout, Result, Support, View};
+use starling_contract::{DType, Error, Gemm, Layout, Result, Support, View};
 
 const GEMM_LANES: Template = template!("gemm_lanes");
 const GEMM_TILE: Template = template!("gemm_tile");

@@ -2,7 +2,7 @@
 
 use crate::kernel::Kernel;
 use crate::operand::{Access, Width};
-use starling_api::{DType, Layout, View};
+use starling_contract::{DType, Layout, View};
 
 /// The axis along which four elements lie together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Batches that are made in the background while the device computes.
 
 use crate::data::{Corpus, Sampling};
-use crate::error::{Error, Result};
+use starling_engine::{Error, Result};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 

@@ -4,9 +4,9 @@ use super::folder::Progress;
 use super::metrics::Metrics;
 use super::{LanguageModel, RunFolder, Settings, StepRow, TrainStep, evaluate, plot};
 use crate::data::{ByteTokenizer, Corpus, Prefetch, Sampling};
-use crate::error::{Error, Result};
-use crate::optim::Optimizer;
 use serde_json::{Map, Value, json};
+use starling_engine::optim::Optimizer;
+use starling_engine::{Error, Result};
 use std::time::Instant;
 
 /// What the trainer reports while it works.

@@ -1,9 +1,9 @@
 //! The loss curves as a picture.
 
 use super::metrics::Curves;
-use crate::checkpoint::{FileSystem, replace};
-use crate::error::{Error, Result};
+use crate::files::{FileSystem, replace};
 use plotters::prelude::*;
+use starling_engine::{Error, Result};
 use std::path::Path;
 
 /// Half the steps over which the training loss is averaged.
@@ -68,7 +68,7 @@ pub(super) fn save(files: &dyn FileSystem, path: &Path, curves: &Curves) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::Disk;
+    use crate::files::Disk;
 
     #[test]
     fn the_picture_holds_both_curves() {

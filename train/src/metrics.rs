@@ -1,8 +1,8 @@
 //! metrics.jsonl: a row a step and a row a validation.
 
-use crate::checkpoint::{FileSystem, Sink};
-use crate::error::{Error, Result};
+use crate::files::{FileSystem, Sink};
 use serde::{Deserialize, Serialize};
+use starling_engine::{Error, Result};
 use std::path::{Path, PathBuf};
 
 /// What is known of a step once it is done.
@@ -108,7 +108,7 @@ fn keep(text: &[u8], last_step: u64) -> (usize, Curves) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::{Disk, LimitedDisk};
+    use crate::files::{Disk, LimitedDisk};
 
     fn row(step: u64) -> StepRow {
         let loss = 1.0 / step as f64;

@@ -1,7 +1,9 @@
 //! Files: replaced whole or not at all, in Hugging Face's safetensors layout.
 
 mod archive;
-mod files;
+mod disk;
+mod source;
 
 pub use archive::{Archive, Named, write_safetensors};
-pub use files::{Disk, FileSystem, FolderLock, LimitedDisk, Sink, create_folder, replace};
+pub use disk::{Disk, FileSystem, FolderLock, LimitedDisk, Sink, create_folder, replace};
+pub use source::FromFile;

@@ -1,9 +1,9 @@
 use super::*;
-use crate::checkpoint::{Archive, Disk, FileSystem, LimitedDisk};
 use crate::data::Corpus;
-use crate::nn::{Dropout, Embedding, Fresh, Init, Linear, Source};
-use crate::tensor::WeightLayout;
+use crate::files::{Archive, Disk, FileSystem, LimitedDisk};
 use serde_json::{Map, Value, json};
+use starling_engine::WeightLayout;
+use starling_engine::nn::{Dropout, Embedding, Fresh, Init, Linear, Source};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -196,7 +196,7 @@ fn a_run_that_no_longer_improves_stops() {
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings {
         patience: Some(2),
-        schedule: crate::optim::Schedule::constant(1.0),
+        schedule: starling_engine::optim::Schedule::constant(1.0),
         validate_every: 1,
         ..settings(500)
     };
@@ -209,8 +209,11 @@ fn a_run_that_no_longer_improves_stops() {
 #[test]
 fn a_loss_that_is_no_number_ends_the_run_and_keeps_the_files() {
     let dir = tempfile::tempdir().unwrap();
-    let settings =
-        Settings { schedule: crate::optim::Schedule::constant(1e38), clip: None, ..settings(50) };
+    let settings = Settings {
+        schedule: starling_engine::optim::Schedule::constant(1e38),
+        clip: None,
+        ..settings(50)
+    };
     let error = start(Arc::new(Disk), dir.path(), settings).unwrap_err();
     assert!(matches!(error, Error::Diverged(_)), "{error}");
     assert!(error.to_string().contains("learning rate"), "{error}");

@@ -1,15 +1,15 @@
 //! The folder of a run: which file holds what, and when it may be written.
 
 use super::LanguageModel;
-use crate::checkpoint::{
+use crate::data::ByteTokenizer;
+use crate::files::{
     Archive, FileSystem, FolderLock, Named, create_folder, replace, write_safetensors,
 };
-use crate::data::ByteTokenizer;
-use crate::error::{Error, Result};
-use crate::optim::Optimizer;
-use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use starling_engine::Tensor;
+use starling_engine::optim::Optimizer;
+use starling_engine::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

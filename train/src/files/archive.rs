@@ -1,11 +1,11 @@
 //! safetensors files.
 
-use crate::checkpoint::{FileSystem, replace};
-use crate::error::{Error, Result};
+use crate::files::{FileSystem, replace};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata, SafeTensorError};
 use serde_json::{Map, Value, json};
+use starling_engine::{Error, Result};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -197,7 +197,7 @@ impl Archive {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::{Disk, LimitedDisk};
+    use crate::files::{Disk, LimitedDisk};
 
     fn named(name: &str, shape: &[usize], data: &[f32]) -> Named<'static> {
         let data = data.to_vec();

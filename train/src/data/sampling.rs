@@ -1,6 +1,6 @@
 //! Which sequences a training step sees.
 
-use crate::error::{Error, Result};
+use starling_engine::{Error, Result};
 use starling_ops::Key;
 use starling_ops::philox::HostStream;
 

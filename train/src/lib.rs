@@ -1,6 +1,8 @@
 //! Training a language model: one captured step, replayed; validation, checkpoints, resuming.
 
+pub mod data;
 mod evaluate;
+pub mod files;
 mod folder;
 mod metrics;
 mod plot;
@@ -13,12 +15,10 @@ pub use metrics::StepRow;
 pub use step::TrainStep;
 pub use trainer::{Event, Outcome, Trainer};
 
-use crate::device::Device;
-use crate::error::{Error, Result};
-use crate::nn::{Mode, Module};
-use crate::optim::{Decline, Rule, Schedule};
-use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
+use starling_engine::nn::{Mode, Module};
+use starling_engine::optim::{Decline, Rule, Schedule};
+use starling_engine::{Device, Error, Result, Tensor};
 
 /// What the trainer needs to know of a model that predicts the next token.
 pub trait LanguageModel: Module {

@@ -1,10 +1,8 @@
 //! Picks a backend at start-up, runs a product and trains a layer.
 
-use starling_engine::optim::{Optimizer, Rule};
-use starling_engine::{Device, Result, Tensor, WeightLayout};
-use starling_ops::philox::HostStream;
+use starling::prelude::*;
 
-fn main() -> Result<()> {
+fn main() -> starling::Result<()> {
     // Pick a backend at start-up.
     let device = Device::auto()?;
     println!("{} ({})", device.name(), device.capabilities().variant);
@@ -16,7 +14,7 @@ fn main() -> Result<()> {
     let y = x.matmul(&teacher)?;
 
     // A layer, trained.
-    let w = Tensor::zeros(&device, starling_engine::DType::F32, &[16, 1])?.requires_grad();
+    let w = Tensor::zeros(&device, DType::F32, &[16, 1])?.requires_grad();
     let rule = Rule::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0 };
     let optimizer = Optimizer::new(rule, vec![("w".into(), w.clone())])?;
     for step in 1..=200 {

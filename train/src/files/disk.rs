@@ -1,6 +1,6 @@
 //! The layer through which everything is written, so that a test can put a full disk there.
 
-use crate::error::{Error, Result};
+use starling_engine::{Error, Result};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Write};

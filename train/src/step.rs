@@ -2,11 +2,11 @@
 
 use super::{LanguageModel, Settings};
 use crate::data::Batch;
-use crate::device::Captured;
-use crate::error::{Error, Result};
-use crate::nn::Mode;
-use crate::optim::{Optimizer, clip_grad_norm};
-use crate::tensor::Tensor;
+use starling_engine::Captured;
+use starling_engine::Tensor;
+use starling_engine::nn::Mode;
+use starling_engine::optim::{Optimizer, clip_grad_norm};
+use starling_engine::{Error, Result};
 
 /// Forward, backward, clipping and update over the accumulated batches of a step, as one list of
 /// verbs. What changes from step to step lies in tensors that are refilled: tokens, learning rate,

@@ -1,7 +1,7 @@
 //! A stream of tokens that lies in a file or in the program.
 
-use crate::error::{Error, Result};
 use memmap2::Mmap;
+use starling_engine::{Error, Result};
 use std::fs::File;
 use std::ops::{Deref, Range};
 use std::path::Path;

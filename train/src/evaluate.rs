@@ -1,10 +1,10 @@
 //! The loss of a model over a whole text.
 
 use super::LanguageModel;
-use crate::autograd::no_grad;
-use crate::error::{Error, Result};
-use crate::nn::Mode;
-use crate::tensor::Tensor;
+use starling_engine::Tensor;
+use starling_engine::nn::Mode;
+use starling_engine::no_grad;
+use starling_engine::{Error, Result};
 
 /// How well a model predicts a text.
 #[derive(Clone, Copy, Debug, PartialEq)]
