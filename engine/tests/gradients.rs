@@ -184,6 +184,20 @@ fn attention() {
 }
 
 #[test]
+fn a_mask_that_requires_a_gradient_does_not_lose_it() {
+    let device = reference();
+    let make = |shape: &[usize]| Tensor::from_slice(&device, &values(shape, 1), shape).unwrap();
+    let mask = make(&[3, 3]).requires_grad();
+    let options = AttentionOptions { mask: Some(mask), ..Default::default() };
+    let heads = make(&[1, 2, 3, 4]);
+    let error = heads.attention(&heads, &heads, &options).unwrap_err();
+    assert!(matches!(error, Error::NotDifferentiable { .. }), "{error}");
+    let error = make(&[1, 3, 12]).attention_packed(1, 1, &options).unwrap_err();
+    assert!(matches!(error, Error::NotDifferentiable { .. }), "{error}");
+    assert!(no_grad(|| heads.attention(&heads, &heads, &options)).is_ok());
+}
+
+#[test]
 fn indices() {
     check("embedding", &[&[4, 3]], |t| {
         let ids = Tensor::from_slice(t[0].device(), &[1u32, 3, 1, 0, 1, 2], &[2, 3])?;

@@ -1,7 +1,7 @@
 //! Scaled dot-product attention.
 
 use super::Tensor;
-use crate::autograd::{Backward, Operation, Saved, record};
+use crate::autograd::{self, Backward, Operation, Saved, record};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use starling_contract::{Attention, AttentionBackward, DType, Layout, View};
@@ -14,7 +14,7 @@ pub struct AttentionOptions {
     /// Factor of the scores; `1 / sqrt(head_dim)` when `None`.
     pub scale: Option<f32>,
     /// Broadcasts to `[batch, heads, queries, keys]`: f32 is added to the scores, u8 keeps a score
-    /// where it is not 0. No gradient goes to it.
+    /// where it is not 0. One that requires a gradient is refused.
     pub mask: Option<Tensor>,
 }
 
@@ -36,6 +36,17 @@ impl Terms {
         let lse = self.lse.get("attention")?.view()?;
         Ok(Attention { q, k, v, mask, causal: self.causal, scale: self.scale, out, lse })
     }
+}
+
+/// A mask is no input of the recorded operation: one that wants a gradient is refused.
+fn refuse_trained_mask(mask: &Option<Tensor>) -> Result<()> {
+    if autograd::enabled() && mask.as_ref().is_some_and(|m| m.tape().is_some()) {
+        return Err(Error::NotDifferentiable {
+            op: "attention",
+            reason: "its mask requires a gradient and gets none",
+        });
+    }
+    Ok(())
 }
 
 fn repeat_mask(mask: &Tensor, q: &View, k: &View) -> Result<View> {
@@ -155,6 +166,7 @@ impl Tensor {
         if key.rank() != 4 {
             return Err(Error::shape("attention", "the key needs four axes"));
         }
+        refuse_trained_mask(&options.mask)?;
         let (out, out_view) = Tensor::output(self.device(), DType::F32, self.shape())?;
         let (lse, _) = Tensor::output(self.device(), DType::F32, &[batch, heads, queries])?;
         let terms = Terms {
@@ -195,6 +207,7 @@ impl Tensor {
             let message = format!("{width} columns are no {parts} heads of one size");
             return Err(Error::shape("attention", message));
         }
+        refuse_trained_mask(&options.mask)?;
         let packing = Packing { heads, kv_heads, dim: width / parts };
         let device = self.device();
         let shape = [batch, sequence, heads * packing.dim];
