@@ -1,6 +1,7 @@
 //! `cargo xtask <task>`: everything a person would otherwise have to remember.
 
 mod debian;
+mod imports;
 mod neon;
 mod run;
 mod test;
@@ -15,6 +16,7 @@ const USAGE: &str = "cargo xtask <task>
   test [--quick]      every test that this machine can run, and the full table of cases
   test-neon [--full]  the vector tests as NEON, emulated; installs a cross compiler and qemu
   ci                  format, tidy, clippy, documentation and test: what a change must pass
+  layers              folders and their imports, listed and drawn; circles and arrows up fail
   tidy                layers, sizes, unsafe code, golden rows and other rules of this repository";
 
 fn main() -> ExitCode {
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         ["test", "--quick"] => test::test(&mut steps, true),
         ["test-neon"] => neon::test_neon(&mut steps, false),
         ["test-neon", "--full"] => neon::test_neon(&mut steps, true),
+        ["layers"] => imports::step(&mut steps),
         ["tidy"] => tidy::step(&mut steps),
         ["ci"] => ci(&mut steps),
         _ => {

@@ -84,6 +84,18 @@ fn layer(folder: &str) -> Option<usize> {
     LAYERS.iter().position(|l| l.contains(&folder))
 }
 
+/// The folders of the layers, the highest first, with the name that `use` knows each crate by.
+pub fn crates(tree: &Tree) -> Vec<(String, String)> {
+    let all = manifests(tree);
+    let named = |folder: &&str| {
+        let m = all.iter().find(|m| m.folder == *folder)?;
+        let library = m.file.text.split("[lib]").nth(1).and_then(|lib| lib.split('"').nth(1));
+        let name = library.map_or_else(|| m.name.replace('-', "_"), str::to_owned);
+        Some((m.folder.to_owned(), name))
+    };
+    LAYERS.iter().copied().flatten().filter_map(named).collect()
+}
+
 /// Folders are the architecture.
 pub fn layers(tree: &Tree) -> Vec<String> {
     let all = manifests(tree);

@@ -8,6 +8,9 @@ mod manifest;
 mod source;
 mod text;
 
+pub use manifest::{crates, layers};
+pub use source::shipped;
+
 use crate::run::{self, Steps};
 
 /// The text files of the repository.
@@ -59,7 +62,8 @@ pub fn step(steps: &mut Steps) {
 }
 
 impl Tree {
-    fn of_repository() -> Result<Self, String> {
+    /// What git tracks or would add.
+    pub fn of_repository() -> Result<Self, String> {
         let listed = run::output("git", &["ls-files", "-co", "--exclude-standard"]);
         if listed.is_empty() {
             return Err("git lists no files: tidy runs in a git checkout".into());
@@ -73,7 +77,7 @@ impl Tree {
     }
 
     /// Files whose name ends in one of `endings`.
-    fn ending(&self, endings: &[&str]) -> impl Iterator<Item = &File> {
+    pub fn ending(&self, endings: &[&str]) -> impl Iterator<Item = &File> {
         self.files.iter().filter(move |f| endings.iter().any(|e| f.path.ends_with(e)))
     }
 
@@ -83,7 +87,7 @@ impl Tree {
 
     /// A tree for the tests of rules.
     #[cfg(test)]
-    fn planted(files: &[(&str, &str)]) -> Self {
+    pub fn planted(files: &[(&str, &str)]) -> Self {
         let file = |&(path, text): &(&str, &str)| File { path: path.into(), text: text.into() };
         Self { files: files.iter().map(file).collect() }
     }

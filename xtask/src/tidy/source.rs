@@ -112,6 +112,12 @@ fn without_tests(code: &str) -> &str {
     tests.map_or(code, |(at, _)| &code[..at])
 }
 
+/// The code of a file that is shipped: without comments, strings and unit tests.
+pub fn shipped(text: &str) -> String {
+    let code = code(text);
+    without_tests(&code).to_owned()
+}
+
 /// Every Rust file with its code.
 fn sources(tree: &Tree) -> impl Iterator<Item = (&File, String)> {
     tree.ending(&[".rs"]).map(|f| (f, code(&f.text)))

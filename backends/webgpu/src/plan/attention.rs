@@ -4,7 +4,7 @@
 //! `d_q` by queries and `d_k`, `d_v` by keys, so that every sum has one owner and one order.
 
 use super::rows::{EXP, LOG};
-use super::{LANES, Scope};
+use super::scope::{LANES, Scope};
 use crate::kernel::{Kernel, looped};
 use crate::operand::{Access, Width};
 use crate::template::{Template, template};

@@ -1,7 +1,7 @@
 //! Elementwise work.
 
 use super::moves::copy;
-use super::{LANES, Scope};
+use super::scope::{LANES, Scope};
 use crate::access::in_fours;
 use crate::kernel::Kernel;
 use crate::operand::Access;
@@ -124,7 +124,7 @@ fn one_by_one(v: &Map, inputs: &[View], len: usize) -> Kernel {
 }
 
 fn in_quads(v: &Map, inputs: &[View], len: usize, scope: Scope<'_>) -> Kernel {
-    let mut k = super::in_quads(len, scope);
+    let mut k = super::scope::in_quads(len, scope);
     let mut glue = String::from("fn quad(q: u32, count: u32) {\n");
     for (i, x) in inputs.iter().enumerate() {
         let name = format!("x{i}");

@@ -1,6 +1,6 @@
 //! Moving elements: copy, fill, gather, scatter_add.
 
-use super::{LANES, Scope};
+use super::scope::{LANES, Scope};
 use crate::access::in_fours;
 use crate::kernel::{Kernel, looped};
 use crate::operand::{Access, Width};
@@ -61,7 +61,7 @@ pub fn copy(v: &Copy, scope: Scope<'_>, kernels: &mut Vec<Kernel>) {
 }
 
 fn in_quads(src: &View, dst: &View, act: &str, scope: Scope<'_>) -> Kernel {
-    let mut k = super::in_quads(src.len(), scope);
+    let mut k = super::scope::in_quads(src.len(), scope);
     k.fours("x", src, Access::Read).fours("y", dst, Access::Write);
     k.glue(&format!("fn quad(q: u32, count: u32) {{\n    {act}\n}}\n"));
     k

@@ -1,7 +1,8 @@
 //! Normalisation over the last axis, and its gradients.
 
+use super::reduce;
 use super::rows::{Spread, block, blocked};
-use super::{LANES, Scope, reduce, working_memory};
+use super::scope::{LANES, Scope, working_memory};
 use crate::kernel::Kernel;
 use crate::operand::Access;
 use crate::template::{Template, template};

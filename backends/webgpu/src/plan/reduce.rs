@@ -4,7 +4,7 @@
 
 use super::map::{pack, parameter_arguments, parameters};
 use super::rows::{Spread, block, blocked};
-use super::{LANES, Scope, working_memory};
+use super::scope::{LANES, Scope, working_memory};
 use crate::kernel::{Kernel, looped};
 use crate::operand::{Access, Axis, Width, axes};
 use crate::template::{Template, template};

@@ -1,6 +1,6 @@
 //! Work along the last axis: softmax, cross-entropy, and what normalisation shares with them.
 
-use super::Scope;
+use super::scope::Scope;
 use crate::kernel::{Kernel, looped};
 use crate::operand::{Access, Width};
 use crate::template::{Template, template};

@@ -9,7 +9,7 @@ mod finish;
 mod int8;
 mod sides;
 
-use super::{LANES, Scope};
+use super::scope::{LANES, Scope};
 use crate::kernel::{Kernel, looped};
 use crate::operand::Access;
 use crate::template::{Template, template};
