@@ -1,6 +1,7 @@
 //! The two traits that a backend implements.
 
 use crate::error::Result;
+use crate::identity::DeviceId;
 use crate::layout::{Storage, View};
 use crate::maybe::{MaybeSend, MaybeSync};
 use crate::verb::Verb;
@@ -44,6 +45,8 @@ pub struct Capabilities {
 pub trait Backend: MaybeSend + MaybeSync {
     /// `cpu`, `webgpu:0`, `cuda:1`: how users ask for it.
     fn name(&self) -> &str;
+    /// Whose memory [`Backend::alloc`] gives and streams take.
+    fn device(&self) -> DeviceId;
     /// What it is and can do.
     fn capabilities(&self) -> &Capabilities;
     /// How this very verb, with these dtypes and sizes, would be run. Buffers are not looked at.

@@ -1,5 +1,6 @@
 //! The one error type of the contract.
 
+use crate::identity::DeviceId;
 use starling_ops::DType;
 
 /// What can go wrong below the engine. Every message says what to do next.
@@ -23,6 +24,16 @@ pub enum Error {
         op: &'static str,
         /// What does not fit and what would.
         message: String,
+    },
+    /// The operands of one operation lie in memory of different devices.
+    #[error("{op}: an operand lies on {found} and {device} is needed: copy it there first")]
+    Devices {
+        /// The operation.
+        op: &'static str,
+        /// The device of the operands before it, or the one that was asked to run the operation.
+        device: DeviceId,
+        /// Where the operand lies instead.
+        found: DeviceId,
     },
     /// An index lies outside the table.
     #[error("{op}: index {index} is outside 0..{bound}: check the tokens against the table's rows")]

@@ -1,9 +1,9 @@
 //! Host memory, for the backends that compute on the CPU.
 
 use crate::error::{Error, Result};
+use crate::identity::DeviceId;
 use crate::layout::{Storage, View};
 use std::alloc::Layout as Allocation;
-use std::any::Any;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use std::sync::Arc;
 pub struct HostStorage {
     start: NonNull<u8>,
     bytes: usize,
+    device: DeviceId,
     source: Source,
 }
 
@@ -38,17 +39,25 @@ unsafe impl Sync for HostStorage {}
 impl HostStorage {
     const ALIGN: usize = 64;
 
-    /// Zeroed memory.
+    /// Zeroed memory of the device `cpu`.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] when the system has none.
     pub fn new(bytes: usize) -> Result<Arc<Self>> {
+        Self::on(DeviceId::host(), bytes)
+    }
+
+    /// Zeroed memory of another device that keeps its bytes on the host.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] when the system has none.
+    pub fn on(device: DeviceId, bytes: usize) -> Result<Arc<Self>> {
         let (start, source) = Self::allocate(bytes).ok_or_else(|| Error::OutOfMemory {
             requested_bytes: bytes,
             in_use_bytes: 0,
-            device: "host memory".into(),
+            device: device.name().into(),
         })?;
-        Ok(Arc::new(Self { start, bytes, source }))
+        Ok(Arc::new(Self { start, bytes, device, source }))
     }
 
     fn allocate(bytes: usize) -> Option<(NonNull<u8>, Source)> {
@@ -79,7 +88,7 @@ impl HostStorage {
 
     /// The first byte of a view that lies in host memory; `None` for another backend's storage.
     pub fn of(view: &View) -> Option<*mut u8> {
-        view.storage.as_any().downcast_ref::<Self>().map(Self::pointer)
+        view.storage.downcast_ref::<Self>().map(Self::pointer)
     }
 }
 
@@ -101,7 +110,7 @@ impl Storage for HostStorage {
         self.bytes
     }
 
-    fn as_any(&self) -> &dyn Any {
-        self
+    fn device(&self) -> DeviceId {
+        self.device
     }
 }

@@ -1,5 +1,6 @@
 //! Where the elements of a tensor lie.
 
+use crate::identity::DeviceId;
 use crate::maybe::{MaybeSend, MaybeSync};
 use starling_ops::DType;
 use std::any::Any;
@@ -263,12 +264,22 @@ impl fmt::Debug for Layout {
     }
 }
 
-/// Bytes on a device. What they are, only the backend that made them knows.
+/// Bytes on a device. What they are, only the backend that made them knows: it finds its own type
+/// again by `downcast_ref`.
 pub trait Storage: Any + MaybeSend + MaybeSync {
     /// Size in bytes.
     fn bytes(&self) -> usize;
-    /// For the backend that made it.
-    fn as_any(&self) -> &dyn Any;
+    /// The device whose memory it is.
+    fn device(&self) -> DeviceId;
+}
+
+impl dyn Storage {
+    /// The storage as what a backend makes; `None` for anything else, also for a storage that
+    /// merely holds such a one.
+    pub fn downcast_ref<S: Storage>(&self) -> Option<&S> {
+        let storage: &dyn Any = self;
+        storage.downcast_ref()
+    }
 }
 
 /// Typed, strided access to a storage.
@@ -291,6 +302,11 @@ impl View {
     /// The same storage through another layout.
     pub fn with(&self, layout: Layout) -> Self {
         Self { layout, ..self.clone() }
+    }
+
+    /// The device whose memory the view is of.
+    pub fn device(&self) -> DeviceId {
+        self.storage.device()
     }
 
     /// Extent of each axis.

@@ -12,6 +12,7 @@
 mod backend;
 mod error;
 mod host;
+mod identity;
 mod layout;
 mod maybe;
 mod pool;
@@ -22,6 +23,7 @@ pub use backend::{
 };
 pub use error::{Error, Result};
 pub use host::HostStorage;
+pub use identity::DeviceId;
 pub use layout::{Layout, MAX_RANK, Storage, View};
 pub use maybe::{MaybeSend, MaybeSync};
 pub use pool::{Buffer, Pool, PoolStats};

@@ -2,7 +2,7 @@
 
 use starling_conformance::{Case, Tier, Verdict, cases, run};
 use starling_contract::{
-    Backend, Capabilities, DType, Download, Epilogue, Gemm, HostStorage, Layout, Program, Result,
+    Backend, Capabilities, DType, DeviceId, Download, Epilogue, Gemm, Layout, Program, Result,
     Storage, Stream, Support, Verb, View,
 };
 use starling_engine::{Device, Tensor};
@@ -38,6 +38,10 @@ fn basic(verb: &Verb) -> bool {
 impl Backend for Minimal {
     fn name(&self) -> &str {
         "minimal"
+    }
+
+    fn device(&self) -> DeviceId {
+        self.inner.device()
     }
 
     fn capabilities(&self) -> &Capabilities {
@@ -149,10 +153,10 @@ fn a_missing_part_is_a_typed_error() {
     assert!(error.contains("minimal cannot run gemm on i8"), "{error}");
 }
 
-/// A view of numbers that are all eighths, in host memory.
+/// A view of numbers that are all eighths, in the reference's memory.
 fn eighths(dtype: DType, shape: &[usize]) -> View {
     let len = shape.iter().product::<usize>();
-    let view = View::contiguous(HostStorage::new(len * dtype.size()).unwrap(), dtype, shape);
+    let view = View::contiguous(reference().alloc(len * dtype.size()).unwrap(), dtype, shape);
     let values: Vec<f64> = (0..len).map(|i| ((i * 7 + 3) % 17) as f64 / 8.0 - 1.0).collect();
     starling_reference::memory::write(&view, &values).unwrap();
     view

@@ -4,7 +4,7 @@ use crate::host::{self, NAME};
 use crate::stream::{self, CpuStream};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use starling_contract::{
-    Backend, Capabilities, Error, HostStorage, Result, Storage, Stream, Support, Verb,
+    Backend, Capabilities, DeviceId, Error, HostStorage, Result, Storage, Stream, Support, Verb,
 };
 use starling_kernels_cpu::Isa;
 use std::sync::Arc;
@@ -70,6 +70,10 @@ fn unavailable(reason: String) -> Error {
 impl Backend for CpuBackend {
     fn name(&self) -> &str {
         NAME
+    }
+
+    fn device(&self) -> DeviceId {
+        DeviceId::host()
     }
 
     fn capabilities(&self) -> &Capabilities {

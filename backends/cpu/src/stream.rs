@@ -108,8 +108,7 @@ fn contiguous_bytes(op: &'static str, view: &View, len: usize) -> Result<*mut u8
     if bytes != len || !view.layout.is_contiguous() {
         return Err(Error::shape(op, format!("{len} bytes for {view:?}, a view of {bytes} bytes")));
     }
-    let storage = view.storage.as_any().downcast_ref::<HostStorage>();
-    let Some(storage) = storage else {
+    let Some(storage) = view.storage.downcast_ref::<HostStorage>() else {
         return Err(Error::shape(op, "the view is not in this device's memory"));
     };
     if start + bytes > storage.bytes() && bytes > 0 {

@@ -13,8 +13,8 @@ mod rows;
 pub use map::group;
 
 use starling_contract::{
-    Backend, Capabilities, Download, Error, HostStorage, Result, Storage, Stream, Support, Verb,
-    View,
+    Backend, Capabilities, DeviceId, Download, Error, HostStorage, Result, Storage, Stream,
+    Support, Verb, View,
 };
 use std::sync::Arc;
 
@@ -65,6 +65,7 @@ pub fn execute(verb: &Verb) -> Result<()> {
 
 /// The reference as a device.
 pub struct ReferenceBackend {
+    device: DeviceId,
     capabilities: Capabilities,
 }
 
@@ -80,7 +81,7 @@ impl ReferenceBackend {
             subnormals: true,
             software: false,
         };
-        Self { capabilities }
+        Self { device: DeviceId::named("reference"), capabilities }
     }
 }
 
@@ -95,6 +96,10 @@ impl Backend for ReferenceBackend {
         "reference"
     }
 
+    fn device(&self) -> DeviceId {
+        self.device
+    }
+
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
@@ -104,7 +109,7 @@ impl Backend for ReferenceBackend {
     }
 
     fn alloc(&self, bytes: usize) -> Result<Arc<dyn Storage>> {
-        Ok(HostStorage::new(bytes)?)
+        Ok(HostStorage::on(self.device, bytes)?)
     }
 
     fn stream(&self) -> Result<Box<dyn Stream>> {

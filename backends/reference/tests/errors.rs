@@ -1,10 +1,9 @@
 //! What the reference refuses, and in which words.
 
 use starling_contract::{
-    Backend, CrossEntropy, DType, Error, Gather, HostStorage, Storage, Verb, View,
+    Backend, CrossEntropy, DType, DeviceId, Error, Gather, HostStorage, Storage, Verb, View,
 };
 use starling_reference::{ReferenceBackend, evaluate, memory};
-use std::any::Any;
 use std::sync::Arc;
 
 fn view(dtype: DType, shape: &[usize], values: &[f64]) -> View {
@@ -53,15 +52,15 @@ impl Storage for Foreign {
     fn bytes(&self) -> usize {
         8
     }
-    fn as_any(&self) -> &dyn Any {
-        self
+    fn device(&self) -> DeviceId {
+        DeviceId::named("foreign")
     }
 }
 
 #[test]
 fn foreign_memory_and_wrong_sizes_are_errors() {
     let foreign = View::contiguous(Arc::new(Foreign), DType::I32, &[2]);
-    assert!(matches!(evaluate(&gather(foreign)), Err(Error::Shape { .. })));
+    assert!(matches!(evaluate(&gather(foreign)), Err(Error::Devices { .. })));
     let stream = ReferenceBackend::new().stream().unwrap();
     let two = view(DType::F32, &[2], &[0.0; 2]);
     assert!(stream.upload(&[0; 7], &two).is_err());

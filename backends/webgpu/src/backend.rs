@@ -5,7 +5,7 @@ use crate::gpu::Gpu;
 use crate::plan::{supports, workspace_bytes};
 use crate::stream::WebGpuStream;
 use crate::variant::Options;
-use starling_contract::{Backend, Capabilities, Result, Storage, Stream, Support, Verb};
+use starling_contract::{Backend, Capabilities, DeviceId, Result, Storage, Stream, Support, Verb};
 use std::sync::Arc;
 
 /// A GPU, or a driver that plays one.
@@ -61,6 +61,10 @@ impl WebGpuBackend {
 impl Backend for WebGpuBackend {
     fn name(&self) -> &str {
         &self.gpu.name
+    }
+
+    fn device(&self) -> DeviceId {
+        self.gpu.id
     }
 
     fn capabilities(&self) -> &Capabilities {

@@ -6,7 +6,7 @@ use crate::pipeline::Pipelines;
 use crate::storage::GpuStorage;
 use crate::variant::{Options, Variant};
 use crate::wait::caught;
-use starling_contract::{Capabilities, Error, Result, StreamCounters};
+use starling_contract::{Capabilities, DeviceId, Error, Result, StreamCounters};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -26,6 +26,8 @@ enum Fault {
 /// Shared by a backend, its streams and its storages.
 pub struct Gpu {
     pub(crate) name: String,
+    /// Of this opening: two of one adapter share no memory.
+    pub(crate) id: DeviceId,
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
     pub(crate) capabilities: Capabilities,
@@ -78,6 +80,7 @@ impl Gpu {
         };
         let software = capabilities.software && !options.hardware;
         let gpu = Arc::new(Self {
+            id: DeviceId::opened(&name),
             name,
             pipelines: Pipelines::new(&device, options.checked),
             device,
@@ -137,7 +140,7 @@ impl Gpu {
             Error::OutOfMemory { .. } => self.out_of_memory(bytes),
             other => other,
         })?;
-        Ok(GpuStorage::new(buffer, bytes))
+        Ok(GpuStorage::new(buffer, bytes, self.id))
     }
 
     /// A buffer of any usage; running out of memory is this call's error and nobody else's.

@@ -1,20 +1,20 @@
 //! Device memory.
 
-use starling_contract::{Storage, View};
-use std::any::Any;
+use starling_contract::{DeviceId, Storage, View};
 
 /// A buffer of the device, a multiple of 16 bytes long, so that shaders may read its end in fours.
 pub struct GpuStorage {
     buffer: wgpu::Buffer,
     bytes: usize,
+    device: DeviceId,
 }
 
 impl GpuStorage {
     /// The granularity of buffers.
     pub const STEP: usize = 16;
 
-    pub(crate) fn new(buffer: wgpu::Buffer, bytes: usize) -> Self {
-        Self { buffer, bytes }
+    pub(crate) fn new(buffer: wgpu::Buffer, bytes: usize, device: DeviceId) -> Self {
+        Self { buffer, bytes, device }
     }
 
     /// The device's handle.
@@ -24,7 +24,7 @@ impl GpuStorage {
 
     /// The storage of a view; `None` for another backend's.
     pub(crate) fn of(view: &View) -> Option<&Self> {
-        view.storage.as_any().downcast_ref()
+        view.storage.downcast_ref()
     }
 }
 
@@ -33,7 +33,7 @@ impl Storage for GpuStorage {
         self.bytes
     }
 
-    fn as_any(&self) -> &dyn Any {
-        self
+    fn device(&self) -> DeviceId {
+        self.device
     }
 }

@@ -244,7 +244,7 @@ fn prepare(
         }),
     }];
     for b in &kernel.bindings {
-        let Some(storage) = b.storage.as_any().downcast_ref::<GpuStorage>() else {
+        let Some(storage) = b.storage.downcast_ref::<GpuStorage>() else {
             return Err(Error::shape(kernel.name(), "an operand lies on another device"));
         };
         for shard in 0..b.shards() {

@@ -2,8 +2,8 @@
 
 use starling_conformance::{Tier, Verdict, cases, run};
 use starling_contract::{
-    Attention, AttentionBackward, Backend, Capabilities, DType, Layout, Result, Storage, Stream,
-    Support, Verb, View,
+    Attention, AttentionBackward, Backend, Capabilities, DType, DeviceId, Layout, Result, Storage,
+    Stream, Support, Verb, View,
 };
 use starling_webgpu::{Options, WebGpuBackend};
 use std::sync::Arc;
@@ -22,6 +22,9 @@ struct Special(Arc<dyn Backend>, Capabilities);
 impl Backend for Special {
     fn name(&self) -> &str {
         self.0.name()
+    }
+    fn device(&self) -> DeviceId {
+        self.0.device()
     }
     fn capabilities(&self) -> &Capabilities {
         &self.1

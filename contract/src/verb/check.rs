@@ -2,17 +2,21 @@
 
 use super::{Attention, Gemm, Map, NormKind, Reduce, ReduceKind, Verb};
 use crate::error::{Error, Result};
+use crate::identity::DeviceId;
 use crate::layout::View;
 use starling_ops::{DType, Program};
 
 impl Verb {
-    /// Checks shapes, dtypes, bounds and aliasing: what every backend relies on.
+    /// Checks shapes, dtypes, bounds, aliasing and that all operands lie on one device: what every
+    /// backend relies on.
     ///
     /// # Errors
-    /// [`Error::Shape`] that says what does not fit.
+    /// [`Error::Shape`] that says what does not fit; [`Error::Devices`].
     pub fn check(&self) -> Result<()> {
         let op = self.name();
+        let mut device = None;
         for view in self.reads().into_iter().chain(self.writes()) {
+            one_device(op, *device.get_or_insert_with(|| view.device()), view)?;
             in_bounds(op, view)?;
         }
         for view in self.writes() {
@@ -123,6 +127,11 @@ impl Verb {
             _ => false,
         }
     }
+}
+
+fn one_device(op: &'static str, device: DeviceId, view: &View) -> Result<()> {
+    let found = view.device();
+    if found == device { Ok(()) } else { Err(Error::Devices { op, device, found }) }
 }
 
 fn in_bounds(op: &'static str, view: &View) -> Result<()> {

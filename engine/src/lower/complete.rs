@@ -2,7 +2,9 @@
 
 use crate::device::Device;
 use crate::error::{Error, Result};
-use starling_contract::{Backend, Capabilities, Download, Storage, Stream, Support, Verb, View};
+use starling_contract::{
+    Backend, Capabilities, DeviceId, Download, Storage, Stream, Support, Verb, View,
+};
 use std::sync::Arc;
 
 /// The device as a backend, and as its stream.
@@ -19,6 +21,10 @@ fn below<T>(result: Result<T>) -> starling_contract::Result<T> {
 impl Backend for Complete {
     fn name(&self) -> &str {
         self.0.name()
+    }
+
+    fn device(&self) -> DeviceId {
+        self.0.backend().device()
     }
 
     fn capabilities(&self) -> &Capabilities {

@@ -40,7 +40,9 @@ mod memory;
 mod product;
 mod stream;
 
-use starling_contract::{Backend, Capabilities, DType, Result, Storage, Stream, Support, Verb};
+use starling_contract::{
+    Backend, Capabilities, DType, DeviceId, Result, Storage, Stream, Support, Verb,
+};
 use std::sync::Arc;
 
 /// The name by which users ask for the device and that errors give.
@@ -81,6 +83,12 @@ impl Default for MinimalBackend {
 impl Backend for MinimalBackend {
     fn name(&self) -> &str {
         NAME
+    }
+
+    /// Every opening of this device has the same memory; one whose openings have memory of their
+    /// own keeps what [`DeviceId::opened`] gave it.
+    fn device(&self) -> DeviceId {
+        DeviceId::named(NAME)
     }
 
     fn capabilities(&self) -> &Capabilities {

@@ -2,8 +2,7 @@
 
 use crate::NAME;
 use half::{bf16, f16};
-use starling_contract::{DType, Error, Result, Storage, View};
-use std::any::Any;
+use starling_contract::{DType, DeviceId, Error, Result, Storage, View};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// A storage: here a vector of bytes, on a device the driver's handle of a buffer.
@@ -34,7 +33,7 @@ impl Memory {
     /// # Errors
     /// [`Error::Shape`] for another backend's storage: users may mix devices by mistake.
     fn of<'a>(op: &'static str, view: &'a View) -> Result<&'a Self> {
-        let memory = view.storage.as_any().downcast_ref::<Self>();
+        let memory = view.storage.downcast_ref::<Self>();
         memory.ok_or_else(|| Error::shape(op, "an operand lies in another device's memory"))
     }
 }
@@ -44,8 +43,8 @@ impl Storage for Memory {
         self.0.len()
     }
 
-    fn as_any(&self) -> &dyn Any {
-        self
+    fn device(&self) -> DeviceId {
+        DeviceId::named(NAME)
     }
 }
 

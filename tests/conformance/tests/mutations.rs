@@ -4,8 +4,8 @@
 use half::bf16;
 use starling_conformance::{Case, Tier, Verdict, cases, run};
 use starling_contract::{
-    Backend, Capabilities, DType, Download, HostStorage, Result, Storage, Stream, Support, Verb,
-    View,
+    Backend, Capabilities, DType, DeviceId, Download, HostStorage, Result, Storage, Stream,
+    Support, Verb, View,
 };
 use starling_reference::memory::{read, write};
 use starling_reference::{ReferenceBackend, execute, outputs};
@@ -41,6 +41,9 @@ struct BrokenStream {
 impl Backend for Broken {
     fn name(&self) -> &str {
         "broken"
+    }
+    fn device(&self) -> DeviceId {
+        self.inner.device()
     }
     fn capabilities(&self) -> &Capabilities {
         self.inner.capabilities()
@@ -115,7 +118,7 @@ fn downcast(verb: &Verb) -> Result<()> {
     for view in [&mut narrow.a, &mut narrow.b] {
         let rounded: Vec<f64> =
             read(view)?.into_iter().map(|x| bf16::from_f64(x).to_f64()).collect();
-        let storage = HostStorage::new(rounded.len().max(1) * 4)?;
+        let storage = HostStorage::on(view.device(), rounded.len().max(1) * 4)?;
         *view = View::contiguous(storage, DType::F32, view.shape());
         write(view, &rounded)?;
     }

@@ -44,7 +44,7 @@ fn empty(shape: &[usize]) -> View {
 
 fn element(v: &View, at: usize) -> f32 {
     let position = v.layout.position(at);
-    let storage = v.storage.as_any().downcast_ref::<HostStorage>().unwrap();
+    let storage = v.storage.downcast_ref::<HostStorage>().unwrap();
     assert!((position + 1) * v.dtype.size() <= storage.bytes());
     let p = storage.pointer();
     // SAFETY: the position is inside the storage.
