@@ -245,7 +245,7 @@ struct Recompute<F> {
     f: F,
     inputs: Vec<Saved>,
     /// Where the device's random numbers stood, so that dropout draws the same ones.
-    random: Option<(Arc<crate::random::Random>, u32)>,
+    random: Option<(Arc<crate::device::Random>, u32)>,
 }
 
 impl<F: Fn(&[Tensor]) -> Result<Tensor> + Send + Sync + 'static> Operation for Recompute<F> {

@@ -16,17 +16,18 @@
 //! ```
 
 mod autograd;
+mod capture;
 mod device;
 mod error;
 mod lower;
 pub mod nn;
 pub mod optim;
 mod plan;
-mod random;
 mod tensor;
 
 pub use autograd::{Backward, Operation, checkpoint, no_grad};
-pub use device::{Captured, Choice, Counters, Device, Probe, Provider};
+pub use capture::Captured;
+pub use device::{Counters, Device, DeviceChoice, Probe, Provider, Queue};
 pub use error::{Error, Result};
 pub use starling_contract::{Capabilities, DType};
 pub use starling_ops::Definition;

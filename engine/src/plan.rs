@@ -5,9 +5,8 @@
 //! that it reads is about to be overwritten, or when it has grown past [`MAX_COST`] program nodes
 //! or [`MAX_LEAVES`] operands. A fused chain computes in f32 and rounds once, at its output.
 
-use crate::device::Device;
+use crate::device::{Device, Random};
 use crate::error::{Error, Result};
-use crate::random::Random;
 use starling_contract::{Buffer, DType, Layout, MAX_RANK, Map, Program, Reduce, ReduceKind, View};
 use starling_ops::program::{Builder, NodeId, Op};
 use starling_ops::trace::Trace;

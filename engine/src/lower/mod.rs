@@ -18,12 +18,9 @@
 //! captured like any other.
 
 mod attention;
-mod complete;
 mod gemm;
 mod index;
 mod rows;
-
-pub(crate) use complete::Complete;
 
 use crate::device::Device;
 use crate::error::{Error, Result};

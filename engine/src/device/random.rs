@@ -1,9 +1,8 @@
 //! Random numbers on the device.
 
-use crate::device::Device;
+use super::queue::Queue;
 use crate::error::Result;
-use crate::plan::Stored;
-use starling_contract::{DType, Layout, View};
+use starling_contract::{Buffer, DType, Layout, View};
 use starling_ops::Key;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -18,7 +17,7 @@ const INSTANCES: u32 = 1024;
 /// The words that select random numbers, in device memory: programs read them as parameters, so
 /// that a new step changes no program.
 pub(crate) struct Random {
-    words: Stored,
+    words: Buffer,
     seed: u64,
     step: AtomicU64,
     next: AtomicU32,
@@ -26,12 +25,13 @@ pub(crate) struct Random {
 
 impl Random {
     /// A table for `seed` at `step`.
-    pub(crate) fn new(device: &Device, seed: u64, step: u64) -> Result<Self> {
+    pub(crate) fn new(queue: &Queue, seed: u64, step: u64) -> Result<Self> {
         let mut words = vec![seed as u32, (seed >> 32) as u32, step as u32, 0];
         words.extend(0..INSTANCES);
-        let stored = Stored::new(device, DType::U32, &[words.len()])?;
-        device.upload(bytemuck::cast_slice(&words), &stored.view(DType::U32))?;
-        Ok(Self { words: stored, seed, step: step.into(), next: 0.into() })
+        let buffer = queue.allocate(words.len() * DType::U32.size())?;
+        let view = View::contiguous(buffer.storage().clone(), DType::U32, &[words.len()]);
+        queue.upload(bytemuck::cast_slice(&words), &view)?;
+        Ok(Self { words: buffer, seed, step: step.into(), next: 0.into() })
     }
 
     pub(crate) fn seed(&self) -> u64 {
@@ -48,10 +48,10 @@ impl Random {
 
     /// Overwrites the step in place, for the replays of a captured step, and starts the instances
     /// anew.
-    pub(crate) fn set_step(&self, device: &Device, step: u64) -> Result<()> {
+    pub(crate) fn set_step(&self, queue: &Queue, step: u64) -> Result<()> {
         self.step.store(step, Ordering::Relaxed);
         self.next.store(0, Ordering::Relaxed);
-        device.upload(&(step as u32).to_le_bytes(), &self.word(STEP))
+        queue.upload(&(step as u32).to_le_bytes(), &self.word(STEP))
     }
 
     /// The number of the next random operation.
@@ -80,6 +80,7 @@ impl Random {
     }
 
     fn word(&self, at: usize) -> View {
-        self.words.view(DType::U32).with(Layout::new(&[], &[], at))
+        let storage = self.words.storage().clone();
+        View { storage, dtype: DType::U32, layout: Layout::new(&[], &[], at) }
     }
 }

@@ -1,6 +1,6 @@
 //! A device as a backend that runs every verb.
 
-use crate::device::Device;
+use super::Device;
 use crate::error::{Error, Result};
 use starling_contract::{
     Backend, Capabilities, DeviceId, Download, Storage, Stream, Support, Verb, View,
@@ -8,7 +8,7 @@ use starling_contract::{
 use std::sync::Arc;
 
 /// The device as a backend, and as its stream.
-pub(crate) struct Complete(pub Device);
+pub(super) struct Complete(pub Device);
 
 /// An error of the engine below it.
 fn below<T>(result: Result<T>) -> starling_contract::Result<T> {

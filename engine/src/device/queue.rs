@@ -1,0 +1,217 @@
+//! The in-order stream that work goes to, with its memory pool, its counters, its random numbers
+//! and, while a step is captured, the list of what it was given.
+
+use super::counters::{Counters, Counting, verb_bytes};
+use super::random::Random;
+use crate::error::{Error, Result};
+use crate::lower;
+use starling_contract::{
+    Backend, Buffer, DType, Pool, PoolStats, Replay, Stream, Support, Verb, View,
+};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+struct Inner {
+    backend: Arc<dyn Backend>,
+    stream: Box<dyn Stream>,
+    pool: Arc<Pool>,
+    counting: Counting,
+    recording: Mutex<Option<Vec<Verb>>>,
+    random: Mutex<Option<Arc<Random>>>,
+}
+
+/// An in-order stream of a device and the memory that its tensors lie in. Cloning gives another
+/// handle.
+#[derive(Clone)]
+pub struct Queue(Arc<Inner>);
+
+impl Queue {
+    /// A new queue that hands out at most `limit_bytes`.
+    pub(super) fn new(backend: Arc<dyn Backend>, limit_bytes: usize) -> Result<Self> {
+        let stream = backend.stream()?;
+        Ok(Self(Arc::new(Inner {
+            pool: Pool::new(backend.clone(), limit_bytes),
+            backend,
+            stream,
+            counting: Counting::default(),
+            recording: Mutex::new(None),
+            random: Mutex::new(None),
+        })))
+    }
+
+    pub(super) fn backend(&self) -> &Arc<dyn Backend> {
+        &self.0.backend
+    }
+
+    /// True when both handles are of one queue.
+    pub fn same(&self, other: &Queue) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Counters of the memory pool.
+    pub fn pool_stats(&self) -> PoolStats {
+        self.0.pool.stats()
+    }
+
+    /// Starts the pool's peak anew.
+    pub fn reset_peak(&self) {
+        self.0.pool.reset_peak();
+    }
+
+    /// Verbs and bytes so far.
+    pub fn counters(&self) -> Counters {
+        self.0.counting.read(self.0.stream.counters())
+    }
+
+    /// Waits until everything asked for is done.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn sync(&self) -> Result<()> {
+        Ok(self.0.stream.sync()?)
+    }
+
+    /// Seeds the queue's random numbers (dropout) and starts at step 0.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn seed(&self, seed: u64) -> Result<()> {
+        let random = Random::new(self, seed, 0)?;
+        *self.random_slot() = Some(Arc::new(random));
+        Ok(())
+    }
+
+    /// The queue's random numbers; seeded with 0 when [`Queue::seed`] was never called.
+    pub(super) fn random(&self) -> Result<Arc<Random>> {
+        let mut slot = self.random_slot();
+        if let Some(random) = &*slot
+            && random.has_instances()
+        {
+            return Ok(random.clone());
+        }
+        // All instances of the step are used up: a new table for the next step. The old one lives
+        // on in the gradients that still refer to it.
+        let (seed, step) = slot.as_ref().map_or((0, 0), |r| (r.seed(), r.step() + 1));
+        let fresh = Arc::new(Random::new(self, seed, step)?);
+        *slot = Some(fresh.clone());
+        Ok(fresh)
+    }
+
+    fn random_slot(&self) -> MutexGuard<'_, Option<Arc<Random>>> {
+        self.0.random.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn recording(&self) -> MutexGuard<'_, Option<Vec<Verb>>> {
+        self.0.recording.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Memory for `bytes`.
+    pub(crate) fn allocate(&self, bytes: usize) -> Result<Buffer> {
+        Ok(self.0.pool.get(bytes)?)
+    }
+
+    /// As [`super::Device::run`].
+    pub(super) fn run(&self, device: &super::Device, mut verb: Verb) -> Result<()> {
+        verb.check()?;
+        match self.0.backend.supports(&verb) {
+            Support::Native => {
+                // Held until the verb is enqueued: the stream's order guards it from then on.
+                let _workspace = self.give_workspace(&mut verb)?;
+                self.enqueue(verb)
+            }
+            Support::Composed => lower::submit(device, verb),
+            Support::No => Err(self.unsupported(&verb)),
+        }
+    }
+
+    /// What a verb that cannot be run is answered with.
+    pub(super) fn unsupported(&self, verb: &Verb) -> Error {
+        let (op, dtype, backend) = (verb.name(), verb.dtype(), self.0.backend.name().to_owned());
+        starling_contract::Error::Unsupported { op, dtype, backend }.into()
+    }
+
+    fn enqueue(&self, verb: Verb) -> Result<()> {
+        self.0.counting.launched(1, verb_bytes(&verb));
+        self.0.stream.submit(&verb)?;
+        if let Some(list) = &mut *self.recording() {
+            list.push(verb);
+        }
+        Ok(())
+    }
+
+    /// Fills an empty `workspace` with what the backend wants for the verb.
+    fn give_workspace(&self, verb: &mut Verb) -> Result<Option<Buffer>> {
+        if verb.workspace().is_some() {
+            return Ok(None);
+        }
+        let elements = self.0.backend.workspace_bytes(verb).div_ceil(DType::F32.size());
+        let Some(slot) = verb.workspace_mut().filter(|_| elements > 0) else { return Ok(None) };
+        let buffer = self.allocate(elements * DType::F32.size())?;
+        *slot = Some(View::contiguous(buffer.storage().clone(), DType::F32, &[elements]));
+        Ok(Some(buffer))
+    }
+
+    /// Host bytes to a contiguous view. Not part of a captured list, hence refused inside one:
+    /// there a constant would be overwritten when its memory is used again.
+    pub(crate) fn upload(&self, bytes: &[u8], to: &View) -> Result<()> {
+        if self.recording().is_some() {
+            return Err(Error::invalid(
+                "a captured step cannot take data from the host: upload its inputs before it",
+            ));
+        }
+        self.0.counting.uploaded(bytes.len());
+        Ok(self.0.stream.upload(bytes, to)?)
+    }
+
+    /// A contiguous view to host bytes.
+    pub(crate) async fn download(&self, from: &View, bytes: &mut [u8]) -> Result<()> {
+        if self.recording().is_some() {
+            return Err(Error::invalid(
+                "a captured step cannot read data back: download its results after it",
+            ));
+        }
+        self.0.counting.downloaded(bytes.len());
+        Ok(self.0.stream.download(from, bytes).await?)
+    }
+
+    /// From now on what is submitted is recorded too.
+    pub(crate) fn begin_recording(&self) -> Result<()> {
+        let mut recording = self.recording();
+        if recording.is_some() {
+            return Err(Error::invalid("a step is being captured on this queue already"));
+        }
+        *recording = Some(Vec::new());
+        self.0.pool.begin_capture();
+        Ok(())
+    }
+
+    /// Ends what [`Queue::begin_recording`] began.
+    pub(crate) fn end_recording(&self) -> Vec<Verb> {
+        self.0.pool.end_capture();
+        self.recording().take().unwrap_or_default()
+    }
+
+    /// Makes a list of verbs one replayable piece of work.
+    pub(crate) fn compile(&self, verbs: Vec<Verb>) -> Result<Recorded> {
+        let bytes = verbs.iter().map(verb_bytes).sum();
+        Ok(Recorded { replay: self.0.stream.compile(verbs)?, bytes })
+    }
+
+    /// Enqueues a compiled list.
+    pub(crate) fn replay(&self, list: &Recorded) -> Result<()> {
+        self.0.counting.launched(list.replay.len(), list.bytes);
+        Ok(list.replay.run(&*self.0.stream)?)
+    }
+}
+
+/// A list of verbs that a queue has compiled.
+pub(crate) struct Recorded {
+    replay: Box<dyn Replay>,
+    bytes: u64,
+}
+
+impl Recorded {
+    /// Number of verbs.
+    pub fn len(&self) -> usize {
+        self.replay.len()
+    }
+}
