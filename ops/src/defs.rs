@@ -23,8 +23,19 @@ pub trait Def: Copy + Send + Sync + 'static {
 pub enum Gradient {
     /// It is derived from the definition by [`Dual`].
     Derived,
+    /// As derived, 0 wherever there is one: a result is outside the graph of gradients.
+    Step,
+    /// The result is a truth value, kept as u8 and outside the graph of gradients.
+    Truth,
     /// There is none, for this reason; asking for it is an error and never a silent zero.
     NotDifferentiable(&'static str),
+}
+
+impl Gradient {
+    /// Whether there is a derivative.
+    pub fn is_derived(self) -> bool {
+        matches!(self, Gradient::Derived | Gradient::Step)
+    }
 }
 
 /// From which numbers the random cases of a definition are drawn.
@@ -203,7 +214,6 @@ macro_rules! definitions {
     };
 }
 
-const TRUTH: Gradient = Gradient::NotDifferentiable("its result is a truth value");
 const UPDATE: Gradient = Gradient::NotDifferentiable("it is an optimizer's update");
 
 /// A truth value as 1 or 0.
@@ -253,9 +263,9 @@ methods {
     /// `log(1 + exp(x))`
     softplus Softplus(x: Real) [] Gradient::Derived, |m| m.softplus(x);
     /// The largest integer not above `x`; the slope is 0.
-    floor Floor(x: Real) [] Gradient::Derived, |m| m.floor(x);
+    floor Floor(x: Real) [] Gradient::Step, |m| m.floor(x);
     /// The nearest integer, halves to even; the slope is 0.
-    round Round(x: Real) [] Gradient::Derived, |m| m.round(x);
+    round Round(x: Real) [] Gradient::Step, |m| m.round(x);
     /// `max(x, 0)`; the slope at 0 is 0.
     relu Relu(x: Real) [] Gradient::Derived,
         |m| m.select(m.le(x, m.lit(0.0)), m.lit(0.0), x);
@@ -305,17 +315,17 @@ methods {
     /// The larger of two; NaN when either is NaN; a tie splits the gradient in half.
     maximum Maximum(a: Real, b: Real) [] Gradient::Derived, |m| m.max(a, b);
     /// 1 where `a < b`, else 0.
-    lt Lt(a: Real, b: Real) [] TRUTH, |m| truth(m, m.lt(a, b));
+    lt Lt(a: Real, b: Real) [] Gradient::Truth, |m| truth(m, m.lt(a, b));
     /// 1 where `a <= b`, else 0.
-    le Le(a: Real, b: Real) [] TRUTH, |m| truth(m, m.le(a, b));
+    le Le(a: Real, b: Real) [] Gradient::Truth, |m| truth(m, m.le(a, b));
     /// 1 where `a == b`, else 0.
-    eq Eq(a: Real, b: Real) [] TRUTH, |m| truth(m, m.eq(a, b));
+    eq Eq(a: Real, b: Real) [] Gradient::Truth, |m| truth(m, m.eq(a, b));
     /// 1 where `a > b`, else 0.
-    gt Gt(a: Real, b: Real) [] TRUTH, |m| truth(m, m.gt(a, b));
+    gt Gt(a: Real, b: Real) [] Gradient::Truth, |m| truth(m, m.gt(a, b));
     /// 1 where `a >= b`, else 0.
-    ge Ge(a: Real, b: Real) [] TRUTH, |m| truth(m, m.ge(a, b));
+    ge Ge(a: Real, b: Real) [] Gradient::Truth, |m| truth(m, m.ge(a, b));
     /// 1 where `a != b`, else 0.
-    ne Ne(a: Real, b: Real) [] TRUTH, |m| truth(m, m.ne(a, b));
+    ne Ne(a: Real, b: Real) [] Gradient::Truth, |m| truth(m, m.ne(a, b));
     /// `silu(gate) * up` (Shazeer 2020).
     swiglu Swiglu(gate: Real, up: Real) [] Gradient::Derived,
         |m| m.mul(m.mul(gate, m.sigmoid(gate)), up);
@@ -405,7 +415,7 @@ mod tests {
 
     #[test]
     fn derivatives_are_finite_wherever_the_true_value_is() {
-        for d in ALL.iter().filter(|d| d.gradient == Gradient::Derived && d.tensors.len() == 1) {
+        for d in ALL.iter().filter(|d| d.gradient.is_derived() && d.tensors.len() == 1) {
             let overflows = ["exp", "expm1", "sqr", "reciprocal", "rsqrt", "sqrt", "log", "log1p"];
             if overflows.contains(&d.name) {
                 continue;
@@ -422,7 +432,7 @@ mod tests {
 
     #[test]
     fn derivatives_agree_with_central_differences() {
-        for d in ALL.iter().filter(|d| d.gradient == Gradient::Derived) {
+        for d in ALL.iter().filter(|d| d.gradient.is_derived()) {
             let (scalars, n) = (d.default_scalars(), d.tensors.len());
             let f = d.program(&scalars);
             for by in 0..n {

@@ -1,7 +1,8 @@
 //! Elementwise methods, one for each definition in `starling_ops::defs`.
 
 use super::Tensor;
-use crate::autograd::{Backward, Operation, Saved, record};
+use super::autograd::{Backward, Operation, Saved, record};
+use super::tape;
 use crate::error::{Error, Result};
 use crate::plan::{self, Lazy, Node};
 use starling_contract::{DType, ReduceKind};
@@ -84,16 +85,12 @@ impl Operation for Elementwise {
     }
 }
 
-/// Whether the definition yields truth values.
-fn is_comparison(def: &Definition) -> bool {
-    ["lt", "le", "eq", "gt", "ge", "ne"].contains(&def.name)
-}
-
 /// The result's type: that of the floating-point operands, which must agree.
 fn result_dtype(def: &'static Definition, inputs: &[&Tensor]) -> Result<DType> {
     let mut found = None;
+    let comparison = def.gradient == Gradient::Truth;
     for (t, (name, domain)) in inputs.iter().zip(def.tensors) {
-        let mask = *domain == defs::Domain::Truth || is_comparison(def);
+        let mask = *domain == defs::Domain::Truth || comparison;
         if mask && t.dtype() == DType::U8 {
             continue;
         }
@@ -106,7 +103,7 @@ fn result_dtype(def: &'static Definition, inputs: &[&Tensor]) -> Result<DType> {
             return Err(Error::shape(def.name, message));
         }
     }
-    Ok(if is_comparison(def) { DType::U8 } else { found.unwrap_or(DType::F32) })
+    Ok(if comparison { DType::U8 } else { found.unwrap_or(DType::F32) })
 }
 
 impl Tensor {
@@ -129,6 +126,9 @@ impl Tensor {
         let lazy = Lazy::Apply { def, scalars: scalars.to_vec(), output: 0 };
         let args: Vec<Arc<Node>> = inputs.iter().map(|t| t.node().clone()).collect();
         let node = Node::lazy(device, dtype, &shape, lazy, args)?;
+        if def.gradient == Gradient::Step {
+            return Ok(Tensor::from_node(node));
+        }
         Ok(record(node, inputs, || Elementwise {
             def,
             scalars: scalars.to_vec(),
@@ -203,8 +203,7 @@ impl Tensor {
         if p == 0.0 {
             return Ok(self.clone());
         }
-        let random = self.device().random()?;
-        let instance = random.next_instance();
+        let (random, instance) = tape::draw(self)?;
         let lazy = Lazy::Uniform { random, instance };
         let u = Node::lazy(self.device(), self.dtype(), self.shape(), lazy, Vec::new())?;
         Self::apply(defs::Dropout::DEFINITION, &[self, &Tensor::from_node(u)], &[p])

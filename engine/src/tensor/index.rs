@@ -1,13 +1,13 @@
 //! Picking and scattering by index.
 
 use super::Tensor;
-use crate::autograd::{Backward, Operation, Saved, record};
+use super::autograd::{Backward, Operation, Saved, record};
 use crate::error::{Error, Result};
 use starling_contract::{DType, Fill, Gather, ScatterAdd, View};
 
-/// Adds `x` into zeros of `shape` at `index` along `axis`.
+/// Adds `x` into f32 zeros of `shape` at `index` along `axis`.
 fn scatter(x: &Tensor, index: View, axis: usize, shape: &[usize]) -> Result<Tensor> {
-    let device = x.device();
+    let (device, x) = (x.device(), x.to_dtype(DType::F32)?);
     let (out, view) = Tensor::output(device, DType::F32, shape)?;
     device.run(Fill { dst: view.clone(), value: 0.0 })?;
     device.run(ScatterAdd { x: x.view()?, index, axis, out: view, workspace: None })?;

@@ -1,7 +1,7 @@
 //! Reductions.
 
 use super::Tensor;
-use crate::autograd::{Backward, Operation, Saved, record};
+use super::autograd::{Backward, Operation, Saved, record};
 use crate::error::{Error, Result};
 use crate::plan;
 use starling_contract::ReduceKind;
@@ -28,12 +28,15 @@ impl Operation for Reduction {
             ReduceKind::Mean => g.mul_scalar(1.0 / self.count as f64)?.broadcast_to(x.shape())?,
             // Ties share the gradient evenly, as PyTorch's amax and amin do.
             ReduceKind::Max | ReduceKind::Min => {
+                // Of narrow values the result is f32, and exact.
+                let x = x.to_dtype(y.dtype())?;
                 let hit = x.eq(&y)?.to_dtype(x.dtype())?;
                 let axes = reduced_axes(x.shape(), y.shape());
                 let ties = Tensor::from_node(plan::reduce(hit.node(), ReduceKind::Sum, axes)?);
                 hit.mul(&g.div(&ties)?)?
             }
             ReduceKind::Var { correction } => {
+                let x = x.to_dtype(y.dtype())?;
                 let axes = reduced_axes(x.shape(), y.shape());
                 let mean = Tensor::from_node(plan::reduce(x.node(), ReduceKind::Mean, axes)?);
                 let scale = 2.0 / (self.count as f64 - f64::from(correction));

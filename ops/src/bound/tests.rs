@@ -1,7 +1,7 @@
 //! The bounds hold for every definition and derivative, and say something.
 
 use super::*;
-use crate::defs::{ALL, Definition, Domain, Gradient};
+use crate::defs::{ALL, Definition, Domain};
 use crate::philox::HostStream;
 use crate::program::{Env, Program};
 
@@ -23,7 +23,7 @@ const SPECIAL: [f64; 13] = [
 
 fn programs(d: &Definition) -> Vec<Program> {
     let scalars = d.default_scalars();
-    let derived = d.gradient == Gradient::Derived;
+    let derived = d.gradient.is_derived();
     let by = 0..if derived { d.tensors.len() } else { 0 };
     let derivatives = by.map(|i| d.derivative_program(&scalars, i));
     std::iter::once(d.program(&scalars)).chain(derivatives).collect()

@@ -3,7 +3,7 @@
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use starling_ops::defs::{ALL, Definition};
 use starling_ops::wgsl::Fma;
-use starling_ops::{Gradient, Program, wgsl};
+use starling_ops::{Program, wgsl};
 use std::fs;
 use std::path::Path;
 
@@ -17,7 +17,7 @@ const COMMAND: &str = "UPDATE_GOLDEN=1 cargo test -p starling-ops --test wgsl";
 fn functions(d: &Definition) -> Vec<(String, Program)> {
     let scalars = d.default_scalars();
     let mut all = vec![(format!("def_{}", d.name), d.program(&scalars))];
-    if d.gradient == Gradient::Derived {
+    if d.gradient.is_derived() {
         for (by, (tensor, _)) in d.tensors.iter().enumerate() {
             let name = format!("def_{}_by_{tensor}", d.name);
             all.push((name, d.derivative_program(&scalars, by)));

@@ -48,10 +48,10 @@ fn check(d: &Definition, entry: &Value, complaints: &mut Vec<String>) {
     let scalars: Vec<f64> = order.iter().map(|s| number(&entry["scalars"][s])).collect();
     let value = d.program(&scalars);
     let derivatives: Vec<_> = match d.gradient {
-        Gradient::Derived => {
+        Gradient::Derived | Gradient::Step => {
             (0..d.tensors.len()).map(|i| d.derivative_program(&scalars, i)).collect()
         }
-        Gradient::NotDifferentiable(_) => Vec::new(),
+        Gradient::Truth | Gradient::NotDifferentiable(_) => Vec::new(),
     };
     for row in entry["rows"].as_array().expect("rows") {
         let args = numbers(&row["args"]);

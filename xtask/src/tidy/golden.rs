@@ -42,8 +42,8 @@ fn check(d: &Definition, rows: &Value) -> Result<(), String> {
     }
     let length = |v: &Value| v.as_array().map(Vec::len);
     let gradient = match d.gradient {
-        Gradient::Derived => Some(d.tensors.len()),
-        Gradient::NotDifferentiable(_) => None,
+        Gradient::Derived | Gradient::Step => Some(d.tensors.len()),
+        Gradient::Truth | Gradient::NotDifferentiable(_) => None,
     };
     for (i, row) in rows.iter().enumerate() {
         for (key, expected) in

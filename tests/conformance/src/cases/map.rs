@@ -3,7 +3,7 @@
 use super::Tier;
 use crate::data::{Case, Place, Problem};
 use starling_contract::{DType, Map, Program, View};
-use starling_ops::defs::{ALL, Definition, Domain, Gradient};
+use starling_ops::defs::{ALL, Definition, Domain};
 use starling_ops::philox::HostStream;
 use std::sync::Arc;
 
@@ -82,7 +82,7 @@ fn subjects() -> Vec<Subject> {
         let op = definition.name.to_string();
         all.push(Subject { op, by: String::new(), program, definition });
         let tensors = definition.tensors.iter().enumerate();
-        for (i, (tensor, _)) in tensors.filter(|_| definition.gradient == Gradient::Derived) {
+        for (i, (tensor, _)) in tensors.filter(|_| definition.gradient.is_derived()) {
             let program = Arc::new(definition.derivative_program(&scalars, i));
             let op = format!("{}'", definition.name);
             all.push(Subject { op, by: format!("by {tensor} "), program, definition });
