@@ -15,7 +15,6 @@
 //! # }
 //! ```
 
-mod autograd;
 mod capture;
 mod device;
 mod error;
@@ -25,10 +24,12 @@ pub mod optim;
 mod plan;
 mod tensor;
 
-pub use autograd::{Backward, Operation, checkpoint, no_grad};
 pub use capture::Captured;
 pub use device::{Counters, Device, DeviceChoice, Probe, Provider, Queue};
 pub use error::{Error, Result};
 pub use starling_contract::{Capabilities, DType};
 pub use starling_ops::Definition;
-pub use tensor::{AttentionOptions, Element, Tensor, WeightLayout, update};
+pub use tensor::{
+    AttentionOptions, Backward, Element, Operation, Saved, Tensor, WeightLayout, checkpoint,
+    no_grad, update,
+};

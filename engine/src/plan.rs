@@ -257,6 +257,18 @@ impl Node {
         Ok(self.stored()?.view(self.dtype))
     }
 
+    /// True when the value lies in memory that nothing but this one handle refers to, so that it
+    /// may be overwritten unseen.
+    pub(crate) fn is_exclusive(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) == 1
+            && match &*lock(&self.state) {
+                State::Stored(s) => {
+                    Arc::strong_count(&s.memory) == 1 && !s.layout.may_overlap_itself()
+                }
+                State::Lazy(_) => false,
+            }
+    }
+
     /// True when the value lies in memory.
     pub(crate) fn is_stored(&self) -> bool {
         matches!(*lock(&self.state), State::Stored(_))

@@ -59,15 +59,6 @@ impl Random {
         self.next.fetch_add(1, Ordering::Relaxed).min(INSTANCES - 1)
     }
 
-    /// Continues at an earlier instance: recomputation draws the same numbers again.
-    pub(crate) fn rewind(&self, instance: u32) {
-        self.next.store(instance, Ordering::Relaxed);
-    }
-
-    pub(crate) fn position(&self) -> u32 {
-        self.next.load(Ordering::Relaxed)
-    }
-
     /// The parameters of the random operation `instance`.
     pub(crate) fn key(&self, instance: u32) -> Key<View> {
         Key {

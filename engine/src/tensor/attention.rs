@@ -1,7 +1,8 @@
 //! Scaled dot-product attention.
 
 use super::Tensor;
-use crate::autograd::{self, Backward, Operation, Saved, record};
+use super::autograd::{Backward, Operation, Saved, record};
+use super::tape::enabled;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use starling_contract::{Attention, AttentionBackward, DType, Layout, View};
@@ -40,7 +41,7 @@ impl Terms {
 
 /// A mask is no input of the recorded operation: one that wants a gradient is refused.
 fn refuse_trained_mask(mask: &Option<Tensor>) -> Result<()> {
-    if autograd::enabled() && mask.as_ref().is_some_and(|m| m.tape().is_some()) {
+    if enabled() && mask.as_ref().is_some_and(|m| m.tape().is_some()) {
         return Err(Error::NotDifferentiable {
             op: "attention",
             reason: "its mask requires a gradient and gets none",

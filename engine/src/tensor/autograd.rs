@@ -4,24 +4,41 @@
 //! be an expression, and backward recomputes it inside its own programs, so that fusion holds in
 //! training.
 
+use super::Tensor;
+use super::slot::{Part, add_now, add_part};
+use super::tape::{Found, Recorded, Recording, Tape, note_found, recording, with_recording};
 use crate::error::{Error, Result};
 use crate::plan::Node;
-use crate::tensor::Tensor;
-use std::cell::Cell;
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 /// What an operation answers when it is asked for its gradients.
+#[non_exhaustive]
 pub enum Backward {
     /// One entry per input; `None` for those that were not wanted.
     Gradients(Vec<Option<Tensor>>),
+    /// As [`Backward::Gradients`], but `None` also stands for a wanted input that the result does
+    /// not depend on.
+    Reached(Vec<Option<Tensor>>),
+    /// The only input's gradient is this one at `start`, `start + step`, .. of `axis`, and 0
+    /// elsewhere. The slices of a tensor add up in one gradient.
+    Slice {
+        /// The gradient of the slice.
+        gradient: Tensor,
+        /// The axis that was sliced.
+        axis: usize,
+        /// The first index.
+        start: usize,
+        /// From one index to the next; may be negative.
+        step: isize,
+    },
     /// There are none, for this reason. Backward stops with an error.
     NotDifferentiable(&'static str),
 }
 
-/// A differentiable operation. There is no default for [`Operation::backward`]: an operation that
-/// has no gradient must say [`Backward::NotDifferentiable`].
+/// A differentiable operation, which [`Tensor::custom`] records. There is no default for
+/// [`Operation::backward`]: an operation that has no gradient must say
+/// [`Backward::NotDifferentiable`].
 ///
 /// ```compile_fail
 /// struct Silent;
@@ -35,130 +52,62 @@ pub trait Operation: Send + Sync + 'static {
     /// The name in messages.
     fn name(&self) -> &'static str;
     /// The gradients of the inputs for the gradient of the result; `wanted[i]` tells whether input
-    /// `i` needs one.
+    /// `i` needs one. A gradient has its input's shape; it is converted to its input's type. It may
+    /// share memory with `upstream`. Nothing is recorded meanwhile.
     ///
     /// # Errors
     /// [`Error::Modified`] when a saved value was overwritten; what the device reports.
     fn backward(&self, upstream: &Tensor, wanted: &[bool]) -> Result<Backward>;
 }
 
-struct Recorded {
-    operation: Box<dyn Operation>,
-    inputs: Vec<Option<Arc<Tape>>>,
-}
-
-enum Kind {
-    /// A parameter: gradients add up here.
-    Leaf(Mutex<Option<Tensor>>),
-    /// A result; `None` after backward went through it.
-    Result(Mutex<Option<Recorded>>),
-}
-
-/// A tensor's place in the graph.
-pub(crate) struct Tape {
-    id: u64,
-    kind: Kind,
-}
-
-fn next_id() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
-impl Tape {
-    pub(crate) fn leaf() -> Arc<Self> {
-        Arc::new(Self { id: next_id(), kind: Kind::Leaf(Mutex::default()) })
-    }
-
-    /// The gradient slot of a leaf.
-    pub(crate) fn slot(&self) -> Option<&Mutex<Option<Tensor>>> {
-        match &self.kind {
-            Kind::Leaf(slot) => Some(slot),
-            Kind::Result(_) => None,
-        }
-    }
-
-    fn take(&self) -> Option<Recorded> {
-        match &self.kind {
-            Kind::Leaf(_) => None,
-            Kind::Result(r) => r.lock().unwrap_or_else(PoisonError::into_inner).take(),
-        }
-    }
-}
-
-impl Drop for Tape {
-    /// Takes a long graph apart step by step: dropped recursively it would overflow the stack.
-    fn drop(&mut self) {
-        let mut pending: Vec<Arc<Tape>> = Vec::new();
-        let mut recorded = self.take();
-        loop {
-            if let Some(r) = recorded.take() {
-                pending.extend(r.inputs.into_iter().flatten());
-            }
-            let Some(next) = pending.pop() else { return };
-            if let Ok(tape) = Arc::try_unwrap(next) {
-                recorded = tape.take();
-            }
-        }
-    }
-}
-
-thread_local! {
-    static ENABLED: Cell<bool> = const { Cell::new(true) };
-}
-
-/// True when operations are being recorded on this thread.
-pub(crate) fn enabled() -> bool {
-    ENABLED.get()
-}
-
-struct Restore(bool);
-
-impl Drop for Restore {
-    fn drop(&mut self) {
-        ENABLED.set(self.0);
-    }
-}
-
-fn with_recording<T>(on: bool, f: impl FnOnce() -> T) -> T {
-    let _restore = Restore(ENABLED.replace(on));
-    f()
-}
-
-/// Runs `f` without recording operations.
-pub fn no_grad<T>(f: impl FnOnce() -> T) -> T {
-    with_recording(false, f)
-}
-
-/// Gives `node` its place in the graph if one of its inputs has one.
-pub(crate) fn record<O: Operation>(
+/// Gives `node` its place in the graph if one of its inputs has one. Integers and truth values
+/// have none.
+pub(super) fn record<O: Operation>(
     node: Arc<Node>,
     inputs: &[&Tensor],
     operation: impl FnOnce() -> O,
 ) -> Tensor {
-    if !enabled() || inputs.iter().all(|t| t.tape().is_none()) {
+    if !node.dtype.is_float() {
         return Tensor::from_node(node);
     }
-    let recorded = Recorded {
-        operation: Box::new(operation()),
-        inputs: inputs.iter().map(|t| t.tape().cloned()).collect(),
-    };
-    let kind = Kind::Result(Mutex::new(Some(recorded)));
-    Tensor::with_tape(node, Arc::new(Tape { id: next_id(), kind }))
+    let found = |t: &&Tensor| Some(Found::new(t.tape()?, t));
+    match recording() {
+        Recording::On => {
+            record_tapes(node, inputs.iter().map(|t| t.tape().cloned()).collect(), operation)
+        }
+        Recording::Finding => {
+            note_found(inputs.iter().filter_map(found));
+            Tensor::from_node(node)
+        }
+        Recording::Off => Tensor::from_node(node),
+    }
 }
 
-/// A value kept for backward, and how often its memory had been written then.
-pub(crate) struct Saved {
+pub(super) fn record_tapes<O: Operation>(
+    node: Arc<Node>,
+    inputs: Vec<Option<Arc<Tape>>>,
+    operation: impl FnOnce() -> O,
+) -> Tensor {
+    if inputs.iter().all(Option::is_none) {
+        return Tensor::from_node(node);
+    }
+    let recorded = Recorded { operation: Box::new(operation()), inputs };
+    let tape = Tape::result(node.dtype, node.shape(), recorded);
+    Tensor::with_tape(node, tape)
+}
+
+/// A value kept for backward, and how often its memory had been written then. It is kept as it
+/// stands: what is still an expression stays one, and costs no memory of its own.
+#[derive(Clone)]
+pub struct Saved {
     node: Arc<Node>,
     version: u64,
 }
 
 impl Saved {
-    pub(crate) fn new(tensor: &Tensor) -> Self {
-        Self::of(tensor.node())
-    }
-
-    pub(crate) fn of(node: &Arc<Node>) -> Self {
+    /// Keeps the value of `tensor`, without its place in the graph.
+    pub fn new(tensor: &Tensor) -> Self {
+        let node = tensor.node();
         // An expression is computed into fresh memory, whose version is 0.
         let version = match node.is_stored() {
             true => node.stored().map_or(0, |s| s.version()),
@@ -167,8 +116,11 @@ impl Saved {
         Self { node: node.clone(), version }
     }
 
-    /// The value, unless it was overwritten since.
-    pub(crate) fn get(&self, op: &'static str) -> Result<Tensor> {
+    /// The value, for the operation `op`.
+    ///
+    /// # Errors
+    /// [`Error::Modified`] when it was overwritten since.
+    pub fn get(&self, op: &'static str) -> Result<Tensor> {
         if self.node.is_stored() && self.node.stored()?.version() != self.version {
             return Err(Error::Modified { op });
         }
@@ -177,7 +129,7 @@ impl Saved {
 }
 
 /// Sends `upstream` back from `root` and adds what arrives at the leaves to their gradients.
-pub(crate) fn backward(root: &Tensor, upstream: Tensor) -> Result<()> {
+pub(super) fn backward(root: &Tensor, upstream: Tensor) -> Result<()> {
     let Some(tape) = root.tape() else {
         return Err(Error::Backward(
             "the result depends on no tensor that requires a gradient: call requires_grad() on \
@@ -185,28 +137,91 @@ pub(crate) fn backward(root: &Tensor, upstream: Tensor) -> Result<()> {
                 .into(),
         ));
     };
-    with_recording(false, || {
-        // Ids grow along the graph, so the largest pending one has all its gradients.
-        let mut pending: BTreeMap<u64, (Arc<Tape>, Tensor)> = BTreeMap::new();
-        pending.insert(tape.id, (tape.clone(), upstream));
-        while let Some((_, (tape, gradient))) = pending.pop_last() {
-            step(&tape, gradient, &mut pending)?;
+    propagate(tape, upstream, &mut HashMap::new())
+}
+
+/// Sends `upstream` back from `root`. At the places in `ends` it stops and leaves what arrived
+/// there; elsewhere it goes on to the leaves.
+pub(super) fn propagate(
+    root: &Arc<Tape>,
+    upstream: Tensor,
+    ends: &mut HashMap<u64, Option<Tensor>>,
+) -> Result<()> {
+    with_recording(Recording::Off, || {
+        let mut pending = Pending::default();
+        pending.add("backward", root.clone(), Piece::Whole(upstream))?;
+        while let Some((tape, gradient)) = pending.pop() {
+            match ends.get_mut(&tape.id) {
+                Some(end) => *end = Some(gradient),
+                None => step(&tape, gradient, &mut pending)?,
+            }
         }
         Ok(())
     })
 }
 
-fn step(
-    tape: &Arc<Tape>,
+enum Piece {
+    Whole(Tensor),
+    Part(Part),
+}
+
+/// What has arrived at a tensor so far.
+struct Sum {
+    tape: Arc<Tape>,
     gradient: Tensor,
-    pending: &mut BTreeMap<u64, (Arc<Tape>, Tensor)>,
-) -> Result<()> {
+    /// Whether more is added in place at once. Otherwise sums stay expressions, which are fused
+    /// into the next operation.
+    in_place: bool,
+}
+
+/// Gradients that wait until all of their tensor have arrived.
+#[derive(Default)]
+struct Pending(BTreeMap<u64, Sum>);
+
+impl Pending {
+    /// Ids grow along the graph, so the largest one has all its gradients.
+    fn pop(&mut self) -> Option<(Arc<Tape>, Tensor)> {
+        self.0.pop_last().map(|(_, sum)| (sum.tape, sum.gradient))
+    }
+
+    fn add(&mut self, op: &'static str, tape: Arc<Tape>, piece: Piece) -> Result<()> {
+        let (dtype, leaf) = (tape.dtype, tape.is_leaf());
+        let before = self.0.remove(&tape.id);
+        let in_place = leaf || before.as_ref().is_some_and(|s| s.in_place);
+        let old = before.map(|s| s.gradient);
+        let sum = match piece {
+            Piece::Whole(new) => {
+                if new.shape() != tape.shape() {
+                    let message = format!(
+                        "{op} returned a gradient of shape {:?} for an input of shape {:?}",
+                        new.shape(),
+                        tape.shape()
+                    );
+                    return Err(Error::Backward(message));
+                }
+                let new = new.to_dtype(dtype)?;
+                let gradient = match old {
+                    None => new,
+                    Some(old) if in_place => add_now(old, &new)?,
+                    Some(old) => old.add(&new)?,
+                };
+                Sum { tape, gradient, in_place }
+            }
+            Piece::Part(part) => {
+                let gradient = add_part(op, old, &part, dtype, tape.shape())?;
+                Sum { tape, gradient, in_place: true }
+            }
+        };
+        self.0.insert(sum.tape.id, sum);
+        Ok(())
+    }
+}
+
+fn step(tape: &Arc<Tape>, gradient: Tensor, pending: &mut Pending) -> Result<()> {
     if let Some(slot) = tape.slot() {
-        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        *slot = Some(match slot.take() {
-            Some(sum) => sum.add(&gradient)?,
-            None => gradient,
-        });
+        slot.add(gradient.clone())?;
+    }
+    if tape.is_leaf() {
         return Ok(());
     }
     let Some(recorded) = tape.take() else {
@@ -214,8 +229,19 @@ fn step(
     };
     let wanted: Vec<bool> = recorded.inputs.iter().map(Option::is_some).collect();
     let op = recorded.operation.name();
-    let gradients = match recorded.operation.backward(&gradient, &wanted)? {
-        Backward::Gradients(g) => g,
+    if recorded.inputs.iter().flatten().any(|t| !t.dtype.is_float()) {
+        return Err(Error::NotDifferentiable { op, reason: "an operand holds integers" });
+    }
+    let (gradients, all) = match recorded.operation.backward(&gradient, &wanted)? {
+        Backward::Gradients(g) => (g, true),
+        Backward::Reached(g) => (g, false),
+        Backward::Slice { gradient, axis, start, step } => {
+            let mut inputs = recorded.inputs;
+            let (Some(Some(input)), true) = (inputs.pop(), inputs.is_empty()) else {
+                return Err(Error::Backward(format!("{op} is no slice of one input")));
+            };
+            return pending.add(op, input, Piece::Part(Part { gradient, axis, start, step }));
+        }
         Backward::NotDifferentiable(reason) => {
             return Err(Error::NotDifferentiable { op, reason });
         }
@@ -228,81 +254,13 @@ fn step(
     }
     for (input, gradient) in recorded.inputs.into_iter().zip(gradients) {
         let Some(input) = input else { continue };
-        let Some(gradient) = gradient else {
-            return Err(Error::Backward(format!("{op} returned no gradient for an input")));
-        };
-        let sum = match pending.remove(&input.id) {
-            Some((_, sum)) => sum.add(&gradient)?,
-            None => gradient,
-        };
-        pending.insert(input.id, (input, sum));
+        match gradient {
+            Some(gradient) => pending.add(op, input, Piece::Whole(gradient))?,
+            None if all => {
+                return Err(Error::Backward(format!("{op} returned no gradient for an input")));
+            }
+            None => {}
+        }
     }
     Ok(())
-}
-
-/// An operation that was not saved but will be run again in backward.
-struct Recompute<F> {
-    f: F,
-    inputs: Vec<Saved>,
-    /// Where the device's random numbers stood, so that dropout draws the same ones.
-    random: Option<(Arc<crate::device::Random>, u32)>,
-}
-
-impl<F: Fn(&[Tensor]) -> Result<Tensor> + Send + Sync + 'static> Operation for Recompute<F> {
-    fn name(&self) -> &'static str {
-        "checkpoint"
-    }
-
-    fn backward(&self, upstream: &Tensor, wanted: &[bool]) -> Result<Backward> {
-        let inputs: Vec<Tensor> = self
-            .inputs
-            .iter()
-            .zip(wanted)
-            .map(|(saved, &wanted)| {
-                let tensor = saved.get("checkpoint")?;
-                Ok(if wanted { tensor.requires_grad() } else { tensor })
-            })
-            .collect::<Result<_>>()?;
-        let now = self.random.as_ref().map(|(random, instance)| {
-            let now = random.position();
-            random.rewind(*instance);
-            (random, now)
-        });
-        let output = with_recording(true, || (self.f)(&inputs));
-        if let Some((random, now)) = now {
-            random.rewind(now);
-        }
-        backward(&output?, upstream.clone())?;
-        let gradient = |(t, &w): (&Tensor, &bool)| {
-            w.then(|| t.grad().map_or_else(|| t.zeros_like(), Ok)).transpose()
-        };
-        let gradients = inputs.iter().zip(wanted).map(gradient).collect::<Result<_>>()?;
-        Ok(Backward::Gradients(gradients))
-    }
-}
-
-/// Runs `f(inputs)` and keeps only the inputs: backward runs `f` again, which trades time for the
-/// memory of everything inside (Chen et al. 2016, "Training deep nets with sublinear memory cost").
-/// Parameters that `f` captures receive their gradients too, provided that one of `inputs` requires
-/// a gradient.
-///
-/// # Errors
-/// Those of `f`.
-pub fn checkpoint<F>(f: F, inputs: &[Tensor]) -> Result<Tensor>
-where
-    F: Fn(&[Tensor]) -> Result<Tensor> + Send + Sync + 'static,
-{
-    let random = match inputs.first() {
-        Some(t) => {
-            let random = t.device().random()?;
-            let at = random.position();
-            Some((random, at))
-        }
-        None => None,
-    };
-    let detached: Vec<Tensor> = inputs.iter().map(Tensor::detach).collect();
-    let output = no_grad(|| f(&detached))?;
-    let all: Vec<&Tensor> = inputs.iter().collect();
-    let saved = inputs.iter().map(Saved::new).collect();
-    Ok(record(output.node().clone(), &all, || Recompute { f, inputs: saved, random }))
 }

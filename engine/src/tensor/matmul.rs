@@ -1,8 +1,8 @@
 //! Matrix products.
 
 use super::Tensor;
+use super::autograd::{Backward, Operation, Saved, record};
 use super::elementwise::{broadcast, sum_to};
-use crate::autograd::{Backward, Operation, Saved, record};
 use crate::error::{Error, Result};
 use crate::plan::{self, Lazy, Node};
 use starling_contract::{DType, Epilogue, Gemm, Program, ReduceKind, View};

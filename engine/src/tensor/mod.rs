@@ -1,17 +1,23 @@
 //! Tensors.
 
 mod attention;
+mod autograd;
+mod checkpoint;
 mod elementwise;
 mod index;
 mod matmul;
 mod reduce;
 mod rows;
 mod shape;
+mod slot;
+mod tape;
 
 pub use attention::AttentionOptions;
+pub use autograd::{Backward, Operation, Saved};
+pub use checkpoint::checkpoint;
 pub use matmul::WeightLayout;
+pub use tape::no_grad;
 
-use crate::autograd::{self, Tape};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::plan::{self, Lazy, Node, Stored};
@@ -19,7 +25,8 @@ use starling_contract::{Copy, DType, View};
 use starling_ops::Definition;
 use starling_ops::philox::HostStream;
 use std::fmt;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
+use tape::Tape;
 
 /// A Rust type that a tensor can hold.
 pub trait Element: bytemuck::Pod {
@@ -223,11 +230,34 @@ impl Tensor {
         }
     }
 
-    /// Overwrites all elements in place. Views and captured steps see the new ones.
+    /// Refuses to overwrite the result of an operation: its value would not follow from its
+    /// operands any more, and so its gradient would be wrong. A leaf's value is free.
+    fn check_writable(&self, op: &'static str) -> Result<()> {
+        match &self.tape {
+            Some(tape) if !tape.is_leaf() => Err(Error::Backward(format!(
+                "{op} would overwrite a result of the graph: call detach() on it first"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses to write a tensor of the graph to where its gradient could not come back from.
+    fn check_source(&self, op: &'static str) -> Result<()> {
+        if self.tape.is_some() && tape::enabled() {
+            return Err(Error::Backward(format!(
+                "{op} writes in place and so loses the gradient of its source: call it within \
+                 no_grad() or detach() the source"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Overwrites all elements in place. Views and captured steps see the new ones. What backward
+    /// saved of the old ones is noticed there.
     ///
     /// # Errors
     /// [`Error::Backend`] when the number or type of the elements differs or they do not lie in
-    /// row-major order.
+    /// row-major order; [`Error::Backward`] for a result of the graph.
     pub fn copy_from_slice<T: Element>(&self, data: &[T]) -> Result<()> {
         if T::DTYPE != self.dtype() || data.len() != self.len() {
             let message = format!(
@@ -239,6 +269,7 @@ impl Tensor {
             );
             return Err(Error::shape("copy_from_slice", message));
         }
+        self.check_writable("copy_from_slice")?;
         let stored = self.node.stored()?;
         stored.before_write()?;
         self.device().upload(bytemuck::cast_slice(data), &stored.view(self.dtype()))
@@ -248,9 +279,13 @@ impl Tensor {
     /// cache does with each new token.
     ///
     /// # Errors
-    /// [`Error::Backend`] when the shapes do not fit.
+    /// [`Error::Backend`] when the shapes do not fit; [`Error::Backward`] for a result of the graph
+    /// and, but within [`no_grad`], for a source in the graph.
     pub fn slice_assign(&self, axis: usize, start: usize, source: &Tensor) -> Result<()> {
-        let part = self.narrow(axis, start, source.shape().get(axis).copied().unwrap_or(0))?;
+        self.check_writable("slice_assign")?;
+        source.check_source("slice_assign")?;
+        let part =
+            self.detach().narrow(axis, start, source.shape().get(axis).copied().unwrap_or(0))?;
         if part.shape() != source.shape() {
             let message = format!("{:?} into {:?}", source.shape(), part.shape());
             return Err(Error::shape("slice_assign", message));
@@ -260,9 +295,15 @@ impl Tensor {
         self.device().run(Copy { src, dst: stored.view(self.dtype()) })
     }
 
-    /// The same value as a leaf of the graph: backward leaves its gradient in [`Tensor::grad`].
+    /// The same value with a place for its gradient, which backward leaves in [`Tensor::grad`]: a
+    /// leaf of the graph, such as a parameter. The result of an operation stays where it is in the
+    /// graph and keeps its gradient too, as PyTorch's `retain_grad`.
     pub fn requires_grad(&self) -> Self {
-        Self::with_tape(self.node.clone(), Tape::leaf())
+        if let Some(tape) = &self.tape {
+            tape.retain();
+            return self.clone();
+        }
+        Self::with_tape(self.node.clone(), Tape::leaf(self.dtype(), self.shape()))
     }
 
     /// The same value outside the graph.
@@ -270,22 +311,44 @@ impl Tensor {
         Self::from_node(self.node.clone())
     }
 
-    /// The gradient that backward has added up in this leaf.
+    /// The gradient that backward has added up here. It does not change when more is added, unless
+    /// another thread's backward is adding at this moment.
     pub fn grad(&self) -> Option<Tensor> {
-        let slot = self.tape.as_ref()?.slot()?;
-        slot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.tape.as_ref()?.slot()?.get()
     }
 
-    /// Replaces the leaf's gradient, or clears it.
-    pub fn set_grad(&self, gradient: Option<Tensor>) {
-        if let Some(slot) = self.tape.as_ref().and_then(|t| t.slot()) {
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = gradient;
+    /// Replaces the gradient, or clears it.
+    ///
+    /// # Errors
+    /// [`Error::Backward`] when there is no place for it: only after [`Tensor::requires_grad`];
+    /// [`Error::Backend`] when its shape, type or device is not this tensor's.
+    pub fn set_grad(&self, gradient: Option<Tensor>) -> Result<()> {
+        let Some(slot) = self.tape.as_ref().and_then(|t| t.slot()) else {
+            return Err(Error::Backward(
+                "this tensor has no place for a gradient: call requires_grad() on it first".into(),
+            ));
+        };
+        if let Some(g) = &gradient {
+            self.check_gradient("set_grad", g)?;
         }
+        slot.set(gradient.map(|g| g.detach()));
+        Ok(())
     }
 
-    /// Clears the leaf's gradient.
+    fn check_gradient(&self, op: &'static str, gradient: &Tensor) -> Result<()> {
+        let here = (self.dtype(), self.shape());
+        if (gradient.dtype(), gradient.shape()) != here || !gradient.device().same(self.device()) {
+            let message = format!("{gradient:?} as the gradient of {self:?}: they must agree");
+            return Err(Error::shape(op, message));
+        }
+        Ok(())
+    }
+
+    /// Clears the gradient where there is one.
     pub fn zero_grad(&self) {
-        self.set_grad(None);
+        if let Some(slot) = self.tape.as_ref().and_then(|t| t.slot()) {
+            slot.set(None);
+        }
     }
 
     /// Sends a gradient of 1 back from this one-element result; leaves add up what arrives. The
@@ -308,12 +371,10 @@ impl Tensor {
     /// Sends `upstream` back from this result.
     ///
     /// # Errors
-    /// As [`Tensor::backward`].
+    /// As [`Tensor::backward`]; [`Error::Backend`] when the shape, type or device of `upstream` is
+    /// not this tensor's.
     pub fn backward_with(&self, upstream: &Tensor) -> Result<()> {
-        if upstream.shape() != self.shape() {
-            let message = format!("upstream {:?} for {:?}", upstream.shape(), self.shape());
-            return Err(Error::shape("backward", message));
-        }
+        self.check_gradient("backward", upstream)?;
         autograd::backward(self, upstream.detach())
     }
 }
@@ -322,13 +383,17 @@ impl Tensor {
 /// element are read as parameters when the verb runs, so a captured step sees their new values.
 ///
 /// # Errors
-/// [`Error::Invalid`] when the numbers of inputs or outputs differ from the definition's.
+/// [`Error::Invalid`] when the numbers of inputs or outputs differ from the definition's;
+/// [`Error::Backward`] when an output is a result of the graph and, but within [`no_grad`], when an
+/// input is in the graph.
 pub fn update(
     def: &'static Definition,
     scalars: &[f64],
     inputs: &[&Tensor],
     outputs: &[&Tensor],
 ) -> Result<()> {
+    inputs.iter().try_for_each(|t| t.check_source(def.name))?;
+    outputs.iter().try_for_each(|t| t.check_writable(def.name))?;
     let nodes = |tensors: &[&Tensor]| tensors.iter().map(|t| t.node.clone()).collect::<Vec<_>>();
     plan::update(def, scalars, &nodes(inputs), &nodes(outputs))
 }

@@ -1,7 +1,7 @@
 //! Softmax, normalisation and cross-entropy.
 
 use super::Tensor;
-use crate::autograd::{Backward, Operation, Saved, record};
+use super::autograd::{Backward, Operation, Saved, record};
 use crate::error::{Error, Result};
 use starling_contract::{
     CrossEntropy, CrossEntropyBackward, DType, Norm, NormBackward, NormKind, Softmax,

@@ -1,10 +1,10 @@
 //! Views and rearrangements. Views share memory with the tensor that they are taken from.
 
 use super::Tensor;
-use crate::autograd::{Backward, Operation, record};
+use super::autograd::{Backward, Operation, record};
 use crate::error::{Error, Result};
 use crate::plan::{Lazy, Node};
-use starling_contract::{Copy, DType, Fill, Layout, MAX_RANK};
+use starling_contract::{Copy, DType, Layout, MAX_RANK};
 
 /// How a view was taken, and so how its gradient goes back.
 enum View {
@@ -34,19 +34,20 @@ impl Operation for ViewOperation {
                 }
                 upstream.permute(&inverse)?
             }
-            View::Slice { axis, start, step } => {
-                let device = upstream.device();
-                let (whole, view) = Tensor::output(device, upstream.dtype(), &self.shape)?;
-                let len = upstream.shape()[*axis];
-                let part = view.with(view.layout.slice(*axis, *start, len, *step));
-                device.run(Fill { dst: view, value: 0.0 })?;
-                device.run(Copy { src: upstream.view()?, dst: part })?;
-                whole
+            &View::Slice { axis, start, step } => {
+                return Ok(Backward::Slice { gradient: upstream.clone(), axis, start, step });
             }
             View::Broadcast => super::elementwise::sum_to(upstream, &self.shape)?,
         };
         Ok(Backward::Gradients(vec![Some(gradient)]))
     }
+}
+
+/// Whether `len` elements from `start` by `step` exist among `n`.
+pub(super) fn slice_is_inside(n: usize, start: usize, len: usize, step: isize) -> bool {
+    let last = (len as i128 - 1).checked_mul(step as i128).map(|reach| start as i128 + reach);
+    let inside = last.is_some_and(|last| start < n && (0..n as i128).contains(&last));
+    step != 0 && (len == 0 || inside)
 }
 
 struct Cast(DType);
@@ -167,9 +168,7 @@ impl Tensor {
         let n = *self.shape().get(axis).ok_or_else(|| {
             Error::shape("slice", format!("there is no axis {axis} in {:?}", self.shape()))
         })?;
-        let last = start as isize + (len as isize - 1) * step;
-        let inside = len == 0 || (start < n && (0..n as isize).contains(&last));
-        if !inside || step == 0 {
+        if !slice_is_inside(n, start, len, step) {
             let message = format!("{len} from {start} by {step} is not inside 0..{n}");
             return Err(Error::shape("slice", message));
         }

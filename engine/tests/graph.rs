@@ -1,0 +1,272 @@
+//! What the graph keeps: gradients at its edges, in their dtype, in little memory.
+
+use half::bf16;
+use starling_contract::Backend;
+use starling_engine::{DType, Device, Error, Result, Tensor, checkpoint, no_grad};
+use std::sync::Arc;
+
+fn reference() -> Device {
+    let backend: Arc<dyn Backend> = Arc::new(starling_reference::ReferenceBackend::new());
+    Device::from_backend(backend).unwrap()
+}
+
+fn vector(device: &Device, data: &[f32]) -> Tensor {
+    Tensor::from_slice(device, data, &[data.len()]).unwrap()
+}
+
+fn narrow(device: &Device, data: &[f32]) -> Tensor {
+    let data: Vec<bf16> = data.iter().map(|&x| bf16::from_f32(x)).collect();
+    Tensor::from_slice(device, &data, &[data.len()]).unwrap()
+}
+
+fn numbers(tensor: &Tensor) -> Vec<f32> {
+    tensor.to_dtype(DType::F32).unwrap().to_vec().unwrap()
+}
+
+fn gradient(leaf: &Tensor) -> Vec<f32> {
+    let gradient = leaf.grad().unwrap_or_else(|| panic!("{leaf:?} has no gradient"));
+    assert_eq!((gradient.dtype(), gradient.shape()), (leaf.dtype(), leaf.shape()));
+    numbers(&gradient)
+}
+
+#[test]
+fn requires_grad_on_a_result_keeps_the_graph_and_shows_its_gradient() -> Result<()> {
+    let device = reference();
+    let x = vector(&device, &[1.0, 2.0]).requires_grad();
+    let y = x.sqr()?.requires_grad();
+    let z = y.mul_scalar(3.0)?;
+    z.sum_all()?.backward()?;
+    assert_eq!(gradient(&y), [3.0, 3.0]);
+    assert_eq!(gradient(&x), [6.0, 12.0]);
+    assert!(z.grad().is_none());
+    // Once more on a leaf changes nothing either: it is the same leaf.
+    assert_eq!(gradient(&x.requires_grad()), [6.0, 12.0]);
+    Ok(())
+}
+
+#[test]
+fn what_is_written_in_place_is_no_silent_cut() -> Result<()> {
+    let device = reference();
+    let x = vector(&device, &[1.0, 2.0]).requires_grad();
+    let room = vector(&device, &[0.0; 4]);
+    let error = room.slice_assign(0, 0, &x.sqr()?);
+    assert!(matches!(error, Err(Error::Backward(_))), "{error:?}");
+    no_grad(|| room.slice_assign(0, 0, &x))?;
+    room.slice_assign(0, 2, &x.detach())?;
+    assert_eq!(numbers(&room), [1.0, 2.0, 1.0, 2.0]);
+    // The value of a result follows from its operands; that of a leaf is free.
+    let y = x.sqr()?;
+    assert!(matches!(y.copy_from_slice(&[5f32, 5.0]), Err(Error::Backward(_))));
+    let error = y.slice_assign(0, 0, &vector(&device, &[5.0]));
+    assert!(matches!(error, Err(Error::Backward(_))), "{error:?}");
+    assert_eq!(numbers(&y), [1.0, 4.0]);
+    x.copy_from_slice(&[3f32, 4.0])?;
+    x.slice_assign(0, 1, &vector(&device, &[5.0]))?;
+    x.sqr()?.sum_all()?.backward()?;
+    assert_eq!(gradient(&x), [6.0, 10.0]);
+    Ok(())
+}
+
+#[test]
+fn a_checkpoint_finds_the_parameters_that_it_uses() -> Result<()> {
+    let device = reference();
+    let table = Tensor::from_slice(&device, &[1f32, 2.0, 3.0, 4.0], &[2, 2])?;
+    let ids = Tensor::from_slice(&device, &[1i32, 0], &[2])?;
+    let frozen = table.embedding(&ids)?;
+    let adapter = Tensor::from_slice(&device, &[1f32, 0.0, 0.5, -1.0], &[2, 2])?.requires_grad();
+    let block = |x: &Tensor, w: &Tensor| x.matmul(w)?.tanh()?.matmul(w);
+    block(&frozen, &adapter)?.sum_all()?.backward()?;
+    let plain = gradient(&adapter);
+    adapter.zero_grad();
+    let w = adapter.clone();
+    let y = checkpoint(move |t| block(&t[0], &w), std::slice::from_ref(&frozen))?;
+    y.sum_all()?.backward()?;
+    assert_eq!(gradient(&adapter), plain);
+    Ok(())
+}
+
+#[test]
+fn checkpoints_nest_and_share_parameters_and_results() -> Result<()> {
+    let device = reference();
+    let x = vector(&device, &[0.3, -0.7]);
+    let w = vector(&device, &[0.9, 1.1]).requires_grad();
+    let run = |deep: bool| -> Result<Vec<f32>> {
+        w.zero_grad();
+        // A result of the outer graph is captured too.
+        let scaled = w.mul_scalar(2.0)?;
+        let inner = {
+            let (w, scaled) = (w.clone(), scaled.clone());
+            move |t: &[Tensor]| t[0].mul(&w)?.tanh()?.mul(&scaled)
+        };
+        let outer = {
+            let w = w.clone();
+            move |t: &[Tensor]| {
+                let middle = match deep {
+                    true => checkpoint(inner.clone(), t)?,
+                    false => inner(t)?,
+                };
+                middle.add(&w)?.sqr()?.mul(&w)
+            }
+        };
+        let y = match deep {
+            true => checkpoint(outer, std::slice::from_ref(&x))?,
+            false => outer(std::slice::from_ref(&x))?,
+        };
+        y.mul(&w)?.mul(&scaled)?.sum_all()?.backward()?;
+        Ok(gradient(&w))
+    };
+    let (plain, deep) = (run(false)?, run(true)?);
+    for (a, b) in plain.iter().zip(&deep) {
+        assert!((a - b).abs() <= 1e-6 * a.abs(), "{plain:?} and {deep:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_checkpoint_without_inputs_draws_the_same_random_numbers_again() -> Result<()> {
+    let device = reference();
+    device.seed(3)?;
+    let w = vector(&device, &[1.0; 64]).requires_grad();
+    let captured = w.clone();
+    let y = checkpoint(move |_| captured.dropout(0.5)?.dropout(0.25), &[])?;
+    // Others draw between.
+    let other = w.detach().dropout(0.5)?;
+    let (kept, _) = (numbers(&y), numbers(&other));
+    y.sum_all()?.backward()?;
+    assert_eq!(gradient(&w), kept);
+    assert!(kept.contains(&0.0) && kept.iter().any(|&x| x > 0.0));
+    Ok(())
+}
+
+#[test]
+fn a_checkpoint_notices_that_a_parameter_was_overwritten() -> Result<()> {
+    let device = reference();
+    let w = vector(&device, &[1.0]).requires_grad();
+    let captured = w.clone();
+    let y = checkpoint(move |_| captured.sqr(), &[])?;
+    w.copy_from_slice(&[2f32])?;
+    assert!(matches!(y.backward(), Err(Error::Modified { .. })));
+    Ok(())
+}
+
+#[test]
+fn a_checkpoint_sees_no_parameter_behind_no_grad_or_detach() -> Result<()> {
+    let device = reference();
+    let w = vector(&device, &[2.0]).requires_grad();
+    let v = vector(&device, &[3.0]).requires_grad();
+    let (a, b) = (w.clone(), v.clone());
+    let y = checkpoint(move |_| no_grad(|| a.sqr())?.mul(&a.detach())?.mul(&b), &[])?;
+    y.backward()?;
+    assert!(w.grad().is_none());
+    assert_eq!(gradient(&v), [8.0]);
+    Ok(())
+}
+
+#[test]
+fn comparisons_and_steps_are_outside_the_graph() -> Result<()> {
+    let device = reference();
+    let x = vector(&device, &[1.0, -2.0, 3.5]).requires_grad();
+    let y = vector(&device, &[0.5, 1.0, 4.0]).requires_grad();
+    let picked = x.gt(&y)?.select(&x.sqr()?, &y.mul_scalar(3.0)?)?;
+    picked.sum_all()?.backward()?;
+    assert_eq!(gradient(&x), [2.0, 0.0, 0.0]);
+    assert_eq!(gradient(&y), [0.0, 3.0, 3.0]);
+    x.zero_grad();
+    // x - floor(x), whose slope is 1, and positions.
+    let index = x.argmax(0, true)?;
+    let fraction = x.sub(&x.floor()?)?.add(&x.gather(0, &index)?.round()?)?;
+    fraction.sum_all()?.backward()?;
+    assert_eq!(gradient(&x), [1.0, 1.0, 1.0]);
+    for outside in [x.floor()?, x.round()?, x.le(&y)?.to_dtype(DType::F32)?] {
+        let error = outside.sum_all()?.backward();
+        assert!(matches!(error, Err(Error::Backward(_))), "{error:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn narrow_values_have_narrow_gradients() -> Result<()> {
+    let device = reference();
+    let x = narrow(&device, &[1.0, 3.0, 3.0, -2.0]).requires_grad();
+    let cases: [(&str, fn(&Tensor) -> Result<Tensor>, [f32; 4]); 8] = [
+        ("max", |x| x.max(&[0], false), [0.0, 0.5, 0.5, 0.0]),
+        ("min", |x| x.min(&[0], false), [0.0, 0.0, 0.0, 1.0]),
+        ("var", |x| x.var(&[0], 0, false), [-0.125, 0.875, 0.875, -1.625]),
+        ("mean", |x| x.mean(&[0], false), [0.25; 4]),
+        ("twice", |x| x.mul(x)?.sum_all(), [2.0, 6.0, 6.0, -4.0]),
+        ("two ways", |x| x.sum_all()?.add(&x.exp()?.log()?.sum_all()?), [2.0; 4]),
+        (
+            "gather",
+            |x| x.embedding(&Tensor::from_slice(x.device(), &[1i32, 1], &[2])?)?.sum_all(),
+            [0.0, 2.0, 0.0, 0.0],
+        ),
+        (
+            "broadcast",
+            |x| x.broadcast_to(&[3, 4])?.mul(&x.broadcast_to(&[3, 4])?.detach())?.sum_all(),
+            [3.0, 9.0, 9.0, -6.0],
+        ),
+    ];
+    for (name, f, expected) in cases {
+        x.zero_grad();
+        f(&x).and_then(|y| y.backward()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let found = gradient(&x);
+        let close = found.iter().zip(expected).all(|(f, e)| (f - e).abs() <= 0.01 * e.abs());
+        assert!(close, "{name}: {found:?} and not {expected:?}");
+    }
+    // bf16 and f32 operands of one bf16 leaf meet in its dtype.
+    x.zero_grad();
+    x.to_dtype(DType::F32)?
+        .sum_all()?
+        .add(&x.sqr()?.to_dtype(DType::F32)?.sum_all()?)?
+        .backward()?;
+    assert_eq!(gradient(&x), [3.0, 7.0, 7.0, -3.0]);
+    Ok(())
+}
+
+#[test]
+fn a_gradient_is_set_only_where_it_fits() -> Result<()> {
+    let device = reference();
+    let x = vector(&device, &[1.0, 2.0]).requires_grad();
+    let y = x.sqr()?;
+    let g = vector(&device, &[5.0, 6.0]);
+    assert!(matches!(y.set_grad(Some(g.clone())), Err(Error::Backward(_))));
+    assert!(matches!(g.set_grad(None), Err(Error::Backward(_))));
+    for odd in
+        [vector(&device, &[1.0]), narrow(&device, &[1.0, 2.0]), vector(&reference(), &[1.0; 2])]
+    {
+        let error = x.set_grad(Some(odd));
+        assert!(matches!(error, Err(Error::Backend(_))), "{error:?}");
+    }
+    x.set_grad(Some(g.clone()))?;
+    y.sum_all()?.backward()?;
+    assert_eq!(gradient(&x), [7.0, 10.0]);
+    assert_eq!(numbers(&g), [5.0, 6.0]);
+    assert!(matches!(y.backward_with(&narrow(&device, &[1.0, 2.0])), Err(Error::Backend(_))));
+    Ok(())
+}
+
+#[test]
+fn a_gradient_that_is_held_does_not_change() -> Result<()> {
+    let device = reference();
+    let x = vector(&device, &[1.0, 2.0]).requires_grad();
+    x.sqr()?.sum_all()?.backward()?;
+    let (first, view) = (x.grad().unwrap(), x.grad().unwrap().narrow(0, 0, 1)?);
+    let lazy = x.grad().unwrap().mul_scalar(10.0)?;
+    x.sqr()?.sum_all()?.backward()?;
+    assert_eq!(gradient(&x), [4.0, 8.0]);
+    assert_eq!((numbers(&first), numbers(&view)), (vec![2.0, 4.0], vec![2.0]));
+    drop((first, view));
+    x.sqr()?.sum_all()?.backward()?;
+    assert_eq!(gradient(&x), [6.0, 12.0]);
+    assert_eq!(numbers(&lazy), [20.0, 40.0]);
+    // One upstream that reaches two leaves is one memory until more arrives.
+    let (a, b) = (vector(&device, &[1.0]).requires_grad(), vector(&device, &[1.0]).requires_grad());
+    let upstream = vector(&device, &[3.0]);
+    for n in 1..=3 {
+        a.add(&b)?.backward_with(&upstream)?;
+        let expected = 3.0 * n as f32;
+        assert_eq!((gradient(&a), gradient(&b)), (vec![expected], vec![expected]));
+    }
+    assert_eq!(numbers(&upstream), [3.0]);
+    Ok(())
+}
