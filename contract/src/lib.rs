@@ -10,6 +10,7 @@
 //! they matter.
 
 mod backend;
+mod cache;
 mod error;
 mod host;
 mod identity;
@@ -21,12 +22,14 @@ mod verb;
 pub use backend::{
     Backend, Capabilities, Download, ListReplay, Replay, Stream, StreamCounters, Support,
 };
+pub use cache::Cache;
 pub use error::{Error, Result};
 pub use host::HostStorage;
 pub use identity::DeviceId;
 pub use layout::{Layout, MAX_RANK, Storage, View};
 pub use maybe::{MaybeSend, MaybeSync};
 pub use pool::{Buffer, Pool, PoolStats};
+pub use starling_ops::program::Immediates;
 pub use starling_ops::{DType, Program};
 pub use verb::{
     Attention, AttentionBackward, Copy, CrossEntropy, CrossEntropyBackward, Epilogue, Fill, Gather,

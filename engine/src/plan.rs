@@ -7,8 +7,8 @@
 
 use crate::device::{Device, Random};
 use crate::error::{Error, Result};
-use starling_contract::{Buffer, DType, Layout, MAX_RANK, Map, Program, Reduce, ReduceKind, View};
-use starling_ops::program::{Builder, NodeId, Op};
+use starling_contract::{Buffer, DType, Layout, MAX_RANK, Map, Reduce, ReduceKind, View};
+use starling_ops::program::{Builder, MAX_IMMEDIATES, NodeId, Op};
 use starling_ops::trace::Trace;
 use starling_ops::{Definition, Key, Math};
 use std::cell::RefCell;
@@ -123,6 +123,17 @@ impl Lazy {
     }
 }
 
+impl Lazy {
+    /// The most immediates that it adds: its numbers, and as many made of them.
+    fn numbers(&self) -> usize {
+        match self {
+            Lazy::Literal(_) => 1,
+            Lazy::Apply { scalars, .. } | Lazy::Derivative { scalars, .. } => 2 * scalars.len(),
+            Lazy::Uniform { .. } | Lazy::Repeat => 0,
+        }
+    }
+}
+
 struct Expression {
     lazy: Lazy,
     args: Vec<Arc<Node>>,
@@ -181,13 +192,11 @@ impl Node {
                 arg.stored()?;
             }
         }
-        let (mut cost, mut leaves) = measure(&args);
-        while cost > MAX_COST || leaves > MAX_LEAVES {
+        while !measure(&args).plus(&lazy).fits() {
             // The most expensive argument is computed first; at the end all are stored.
-            let lazy = args.iter().filter(|a| !a.is_stored());
-            let Some(largest) = lazy.max_by_key(|a| a.cost()) else { break };
+            let put_off = args.iter().filter(|a| !a.is_stored());
+            let Some(largest) = put_off.max_by_key(|a| a.cost()) else { break };
             largest.stored()?;
-            (cost, leaves) = measure(&args);
         }
         let expression = Arc::new(Expression { lazy, args });
         let node = Arc::new(Self {
@@ -212,7 +221,7 @@ impl Node {
 
     /// Program nodes that this value adds to its consumer; 0 when it is stored.
     fn cost(self: &Arc<Self>) -> usize {
-        measure([self]).0
+        measure([self]).cost
     }
 
     /// True when the value depends on the element's position, so that it cannot be repeated
@@ -238,9 +247,8 @@ impl Node {
         } else {
             let mut fusion = Fusion::new(self.shape());
             let root = fusion.visit(self)?;
-            let (program, inputs, params) = fusion.finish(&[root]);
             let outputs = vec![out.view(self.dtype)];
-            self.device.run(Map { program, params, inputs, outputs })?;
+            self.device.run(fusion.map(&[root], outputs))?;
         }
         let mut state = lock(&self.state);
         if let State::Stored(s) = &*state {
@@ -275,10 +283,31 @@ impl Node {
     }
 }
 
-/// What a program over `roots` would hold: the cost of its distinct expressions and its distinct
-/// stored operands.
-fn measure<'a>(roots: impl IntoIterator<Item = &'a Arc<Node>>) -> (usize, usize) {
-    let (mut cost, mut seen, mut leaves) = (0, HashSet::new(), HashSet::new());
+/// What a program would hold.
+#[derive(Default)]
+struct Size {
+    /// About how many nodes.
+    cost: usize,
+    /// Distinct stored operands.
+    leaves: usize,
+    /// At most how many immediates.
+    numbers: usize,
+}
+
+impl Size {
+    fn plus(mut self, lazy: &Lazy) -> Self {
+        self.numbers += lazy.numbers();
+        self
+    }
+
+    fn fits(&self) -> bool {
+        self.cost <= MAX_COST && self.leaves <= MAX_LEAVES && self.numbers <= MAX_IMMEDIATES
+    }
+}
+
+/// What a program over `roots` would hold, each distinct expression and operand counted once.
+fn measure<'a>(roots: impl IntoIterator<Item = &'a Arc<Node>>) -> Size {
+    let (mut size, mut seen, mut leaves) = (Size::default(), HashSet::new(), HashSet::new());
     let mut pending: Vec<Arc<Node>> = roots.into_iter().cloned().collect();
     while let Some(node) = pending.pop() {
         if !seen.insert(Arc::as_ptr(&node)) {
@@ -289,12 +318,14 @@ fn measure<'a>(roots: impl IntoIterator<Item = &'a Arc<Node>>) -> (usize, usize)
                 leaves.insert(Arc::as_ptr(&s.memory));
             }
             State::Lazy(e) => {
-                cost += e.lazy.cost();
+                size.cost += e.lazy.cost();
+                size.numbers += e.lazy.numbers();
                 pending.extend(e.args.iter().cloned());
             }
         }
     }
-    (cost, leaves.len())
+    size.leaves = leaves.len();
+    size
 }
 
 /// Builds one program out of expressions.
@@ -344,10 +375,14 @@ impl Fusion {
     fn expression(&mut self, e: &Expression) -> Result<NodeId> {
         let args: Vec<NodeId> = e.args.iter().map(|a| self.visit(a)).collect::<Result<_>>()?;
         Ok(match &e.lazy {
-            Lazy::Literal(x) => self.builder.borrow_mut().constant(*x),
-            Lazy::Apply { def, scalars, output } => def.put(&self.builder, &args, scalars)[*output],
+            Lazy::Literal(x) => self.number(x),
+            Lazy::Apply { def, scalars, output } => {
+                let scalars = self.numbers(scalars);
+                def.put(&self.builder, &args, &scalars)[*output]
+            }
             Lazy::Derivative { def, scalars, by } => {
-                def.put_derivative(&self.builder, &args, scalars, *by)[0]
+                let scalars = self.numbers(scalars);
+                def.put_derivative(&self.builder, &args, &scalars, *by)[0]
             }
             Lazy::Uniform { random, instance } => {
                 let key: Key<usize> = random.key(*instance).map(|view| self.param(view));
@@ -380,10 +415,20 @@ impl Fusion {
         })
     }
 
-    /// The program and its operands, which are alive as long as `self` is.
-    fn finish(&mut self, outputs: &[NodeId]) -> (Arc<Program>, Vec<View>, Vec<View>) {
-        let program = Arc::new(self.builder.take().finish(outputs));
-        (program, mem::take(&mut self.inputs), mem::take(&mut self.params))
+    /// A number that a user passed: no part of the program.
+    fn number(&self, x: &f64) -> NodeId {
+        self.builder.borrow_mut().immediate(*x)
+    }
+
+    fn numbers(&self, all: &[f64]) -> Vec<NodeId> {
+        all.iter().map(|x| self.number(x)).collect()
+    }
+
+    /// The program as a map, whose operands are alive as long as `self` is.
+    fn map(&mut self, roots: &[NodeId], outputs: Vec<View>) -> Map {
+        let (program, immediates) = self.builder.take().finish_with_immediates(roots);
+        let (params, inputs) = (mem::take(&mut self.params), mem::take(&mut self.inputs));
+        Map { program: Arc::new(program), params, immediates, inputs, outputs }
     }
 }
 
@@ -406,14 +451,23 @@ pub(crate) fn reduce(node: &Arc<Node>, kind: ReduceKind, axes: u32) -> Result<Ar
     };
     let out = Stored::new(&node.device, dtype, &shape)?;
     let mut fusion = Fusion::new(node.shape());
-    if measure([node]).1 == 0 {
+    if measure([node]).leaves == 0 {
         // Nothing to read: the iteration space needs an operand that carries its shape.
         node.stored()?;
     }
     let root = fusion.visit(node)?;
-    let (program, inputs, params) = fusion.finish(&[root]);
-    let output = out.view(dtype);
-    node.device.run(Reduce { kind, program, params, inputs, axes, output, workspace: None })?;
+    let Map { program, params, immediates, inputs, .. } = fusion.map(&[root], Vec::new());
+    let (output, workspace) = (out.view(dtype), None);
+    node.device.run(Reduce {
+        kind,
+        program,
+        params,
+        immediates,
+        inputs,
+        axes,
+        output,
+        workspace,
+    })?;
     Ok(Node::from_stored(&node.device, dtype, out))
 }
 
@@ -442,8 +496,8 @@ pub(crate) fn update(
             fusion.visit(node)?
         });
     }
-    let roots = def.put(&fusion.builder, &args, scalars);
-    let (program, inputs, params) = fusion.finish(&roots);
+    let scalars = fusion.numbers(scalars);
+    let roots = def.put(&fusion.builder, &args, &scalars);
     let mut views = Vec::new();
     for node in outputs {
         let stored = node.stored()?;
@@ -451,5 +505,5 @@ pub(crate) fn update(
         views.push(stored.view(node.dtype));
     }
     let device = &outputs[0].device;
-    device.run(Map { program, params, inputs, outputs: views })
+    device.run(fusion.map(&roots, views))
 }

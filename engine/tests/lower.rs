@@ -186,6 +186,7 @@ fn narrow_products_are_added_to_and_have_epilogues() {
             let epilogue = fused.then(|| Epilogue {
                 program: program.clone(),
                 params: vec![eighths(F32, &[])],
+                immediates: Default::default(),
                 inputs: vec![eighths(BF16, &[5]).with(Layout::new(&[2, 3, 5], &[0, 0, 1], 0))],
                 outputs: vec![saved.clone()],
             });

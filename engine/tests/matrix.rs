@@ -39,12 +39,19 @@ fn verbs(dtype: DType) -> Vec<(&'static str, Verb)> {
     let (kind, ignore_index, workspace) = (NormKind::Layer, None, None);
     let indices = || view(I32, &[2, 2]);
     let all: [Verb; 16] = [
-        Map { program: program.clone(), params: params(), inputs: vec![x()], outputs: vec![y()] }
-            .into(),
+        Map {
+            program: program.clone(),
+            params: params(),
+            immediates: Default::default(),
+            inputs: vec![x()],
+            outputs: vec![y()],
+        }
+        .into(),
         Reduce {
             kind: ReduceKind::Sum,
             program,
             params: params(),
+            immediates: Default::default(),
             inputs: vec![x()],
             axes: 2,
             output: view(F32, &[2, 1]),

@@ -64,7 +64,7 @@ pub struct Definition {
     pub name: &'static str,
     /// Tensor arguments and the domain of each.
     pub tensors: &'static [(&'static str, Domain)],
-    /// Scalar arguments, constants of the program, with the value that cases use.
+    /// Scalar arguments, the same for every element, with the value that cases use.
     pub scalars: &'static [(&'static str, f64)],
     /// The number of results.
     pub outputs: usize,
@@ -91,16 +91,21 @@ impl Definition {
         self.scalars.iter().map(|s| s.1).collect()
     }
 
-    fn arguments(&self, t: Trace<'_>, args: &[NodeId], scalars: &[f64]) -> Vec<Real> {
+    fn arguments(&self, args: &[NodeId], scalars: &[NodeId]) -> Vec<Real> {
         debug_assert_eq!((args.len(), scalars.len()), (self.tensors.len(), self.scalars.len()));
-        let tensors = args.iter().map(|&a| Real(a));
-        tensors.chain(scalars.iter().map(|&s| t.lit(s))).collect()
+        args.iter().chain(scalars).map(|&a| Real(a)).collect()
     }
 
-    /// Appends the definition to a program; returns the nodes of its results.
-    pub fn put(&self, builder: &RefCell<Builder>, args: &[NodeId], scalars: &[f64]) -> Vec<NodeId> {
+    /// Appends the definition to a program; returns the nodes of its results. Scalars are
+    /// [immediates](Builder::immediate) where a user may choose them, else constants.
+    pub fn put(
+        &self,
+        builder: &RefCell<Builder>,
+        args: &[NodeId],
+        scalars: &[NodeId],
+    ) -> Vec<NodeId> {
         let t = Trace(builder);
-        let args = self.arguments(t, args, scalars);
+        let args = self.arguments(args, scalars);
         let mut out = vec![Real(0); self.outputs];
         (self.trace)(t, &args, &mut out);
         out.into_iter().map(|r| r.0).collect()
@@ -111,24 +116,24 @@ impl Definition {
         &self,
         builder: &RefCell<Builder>,
         args: &[NodeId],
-        scalars: &[f64],
+        scalars: &[NodeId],
         by: usize,
     ) -> Vec<NodeId> {
         let t = Trace(builder);
-        let args = self.arguments(t, args, scalars);
+        let args = self.arguments(args, scalars);
         let mut out = vec![Real(0); self.outputs];
         (self.trace_dual)(t, &args, by, &mut out);
         out.into_iter().map(|r| r.0).collect()
     }
 
-    /// The definition on its own: input `i` is tensor `i`.
+    /// The definition on its own with constants for scalars: input `i` is tensor `i`.
     pub fn program(&self, scalars: &[f64]) -> Program {
-        self.standalone(|b, args| self.put(b, args, scalars))
+        self.standalone(|b, args| self.put(b, args, &constants(b, scalars)))
     }
 
-    /// The derivative by tensor `by` on its own.
+    /// The derivative by tensor `by` on its own with constants for scalars.
     pub fn derivative_program(&self, scalars: &[f64], by: usize) -> Program {
-        self.standalone(|b, args| self.put_derivative(b, args, scalars, by))
+        self.standalone(|b, args| self.put_derivative(b, args, &constants(b, scalars), by))
     }
 
     fn standalone(&self, f: impl FnOnce(&RefCell<Builder>, &[NodeId]) -> Vec<NodeId>) -> Program {
@@ -138,6 +143,10 @@ impl Definition {
         let out = f(&builder, &args);
         builder.into_inner().finish(&out)
     }
+}
+
+fn constants(builder: &RefCell<Builder>, scalars: &[f64]) -> Vec<NodeId> {
+    scalars.iter().map(|&s| builder.borrow_mut().constant(s)).collect()
 }
 
 fn trace<D: Def>(d: D, t: Trace<'_>, args: &[Real], out: &mut [Real]) {

@@ -38,6 +38,11 @@ impl Trace<'_> {
         Word(self.put(Op::ParamWord(i as u16), &[]))
     }
 
+    /// A number that is no part of the program; see [`Builder::immediate`].
+    pub fn immediate(self, x: f64) -> Real {
+        Real(self.0.borrow_mut().immediate(x))
+    }
+
     /// The element's index.
     pub fn index(self) -> Word {
         Word(self.put(Op::Index, &[]))

@@ -273,9 +273,10 @@ pub fn prelude<'a>(programs: impl IntoIterator<Item = &'a Program>, fma: Fma) ->
 /// `program` as a function called `name`.
 ///
 /// Its arguments are `x0, x1, ..: f32`, the element of each input ([`Program::input_count`] of
-/// them); `p0, p1, ..: u32`, the parameters as words ([`Program::param_count`]); and
-/// `index: u32`. It returns an `f32`, or `array<f32, n>` when there are `n > 1` outputs. The module
-/// must also hold the [`prelude`] of the program, whose names start with `sl_`.
+/// them); `p0, p1, ..: u32`, the parameters as words ([`Program::param_count`]); `c0, c1, ..:
+/// f32`, the immediates ([`Program::immediate_count`]); and `index: u32`. It returns an `f32`, or
+/// `array<f32, n>` when there are `n > 1` outputs. The module must also hold the [`prelude`] of the
+/// program, whose names start with `sl_`.
 pub fn print(program: &Program, name: &str) -> String {
     function(program, name, true)
 }
@@ -284,7 +285,8 @@ fn function(program: &Program, name: &str, index: bool) -> String {
     let inputs = (0..program.input_count()).map(|i| format!("x{i}: f32"));
     let params = (0..program.param_count()).map(|i| format!("p{i}: u32"));
     let index = index.then(|| "index: u32".to_string());
-    let arguments: Vec<String> = inputs.chain(params).chain(index).collect();
+    let immediates = (0..program.immediate_count()).map(|i| format!("c{i}: f32"));
+    let arguments: Vec<String> = inputs.chain(params).chain(immediates).chain(index).collect();
     let result = match program.outputs().len() {
         1 => "f32".to_string(),
         n => format!("array<f32, {n}>"),
@@ -338,6 +340,7 @@ fn expression(program: &Program, node: &Node, names: &[String]) -> String {
         Op::Input(i) => format!("x{i}"),
         Op::Param(i) => format!("bitcast<f32>(p{i})"),
         Op::ParamWord(i) => format!("p{i}"),
+        Op::Imm(i) => format!("c{i}"),
         Op::Const(bits) => {
             literal(bits).unwrap_or_else(|word| format!("bitcast<f32>(sl_word(0x{word:08x}u))"))
         }

@@ -1,7 +1,7 @@
 //! Elementwise work and reductions.
 
 use crate::memory::read;
-use starling_contract::{DType, Map, Program, Reduce, ReduceKind, Result, View};
+use starling_contract::{DType, Immediates, Map, Program, Reduce, ReduceKind, Result, View};
 use starling_ops::program::{Env, Slot};
 use starling_ops::scalar::Scalar;
 
@@ -10,15 +10,17 @@ pub struct Operands {
     inputs: Vec<Vec<f64>>,
     words: Vec<u32>,
     reals: Vec<f64>,
+    immediates: Vec<f64>,
 }
 
 impl Operands {
     /// Reads inputs and parameters.
-    pub fn read(inputs: &[View], params: &[View]) -> Result<Self> {
+    pub fn read(inputs: &[View], params: &[View], immediates: &Immediates) -> Result<Self> {
         let inputs = inputs.iter().map(read).collect::<Result<Vec<_>>>()?;
         let words = params.iter().map(word).collect::<Result<Vec<_>>>()?;
         let reals = words.iter().map(|&w| f64::from(f32::from_bits(w))).collect();
-        Ok(Self { inputs, words, reals })
+        let immediates = immediates.values().map(f64::from).collect();
+        Ok(Self { inputs, words, reals, immediates })
     }
 
     /// The same with another first input.
@@ -36,8 +38,13 @@ impl Operands {
             for (x, input) in element.iter_mut().zip(&self.inputs) {
                 *x = input[i];
             }
-            let env =
-                Env { inputs: &element, params: &self.reals, words: &self.words, index: i as u32 };
+            let env = Env {
+                inputs: &element,
+                params: &self.reals,
+                words: &self.words,
+                immediates: &self.immediates,
+                index: i as u32,
+            };
             program.eval(Scalar::NEW, &env, &mut slots, |o, x| outputs[o][i] = x);
         }
         outputs
@@ -64,14 +71,14 @@ pub fn store(views: &[&View], mut values: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
 }
 
 pub fn map(v: &Map) -> Result<Vec<Vec<f64>>> {
-    let operands = Operands::read(&v.inputs, &v.params)?;
+    let operands = Operands::read(&v.inputs, &v.params, &v.immediates)?;
     let views: Vec<&View> = v.outputs.iter().collect();
     Ok(store(&views, operands.eval(&v.program, views[0].len())))
 }
 
 pub fn reduce(v: &Reduce) -> Result<Vec<Vec<f64>>> {
     let shape = v.inputs[0].shape();
-    let operands = Operands::read(&v.inputs, &v.params)?;
+    let operands = Operands::read(&v.inputs, &v.params, &v.immediates)?;
     let values = operands.eval(&v.program, v.inputs[0].len()).swap_remove(0);
     let mut groups = vec![Vec::new(); v.output.len()];
     for (i, &x) in values.iter().enumerate() {

@@ -30,7 +30,7 @@ pub fn gemm(v: &Gemm) -> Result<Vec<Vec<f64>>> {
     let product = product(v)?;
     let Some(e) = &v.epilogue else { return Ok(vec![product]) };
     let len = product.len();
-    let operands = Operands::read(&e.inputs, &e.params)?.with_first(product);
+    let operands = Operands::read(&e.inputs, &e.params, &e.immediates)?.with_first(product);
     let views: Vec<&View> = [&v.c].into_iter().chain(&e.outputs).collect();
     Ok(store(&views, operands.eval(&e.program, len)))
 }

@@ -311,7 +311,7 @@ impl Kernel {
             let _ = write!(key, " {name}={value}");
         }
         for (name, program) in &self.programs {
-            let _ = write!(key, " {name}:{:016x}", program.hash());
+            let _ = write!(key, " {name}:{:016x}", Program::hash(program));
         }
         let mut hasher = DefaultHasher::new();
         self.glue.hash(&mut hasher);

@@ -1,12 +1,11 @@
 //! Compiled shaders, each made once.
 
-use crate::cache::Cache;
+use crate::cache::Cache as DiskCache;
 use crate::error::driver;
 use crate::kernel::Kernel;
 use crate::wait::caught;
-use starling_contract::Result;
+use starling_contract::{Cache, Result};
 use starling_ops::wgsl::Fma;
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,14 +15,18 @@ pub(crate) struct Pipeline {
     pub layout: wgpu::BindGroupLayout,
 }
 
-/// Every pipeline of a device, by [`Kernel::key`], and the driver's own cache on disk.
+/// Pipelines that are kept: several times what a large model's step has.
+const PIPELINES: usize = 2048;
+
+/// The pipelines of a device that were used lately, by [`Kernel::key`], and the driver's own cache
+/// on disk.
 pub(crate) struct Pipelines {
     device: wgpu::Device,
     /// The shader compiler's checks are kept.
     checked: bool,
-    made: Mutex<HashMap<String, Arc<Pipeline>>>,
+    made: Mutex<Cache<String, Arc<Pipeline>>>,
     compilations: AtomicU64,
-    cache: Option<Cache>,
+    cache: Option<DiskCache>,
 }
 
 impl Drop for Pipelines {
@@ -38,8 +41,8 @@ impl Drop for Pipelines {
 
 impl Pipelines {
     pub fn new(device: &wgpu::Device, checked: bool) -> Self {
-        let (device, cache) = (device.clone(), Cache::open(device));
-        let (made, compilations) = (Mutex::default(), AtomicU64::new(0));
+        let (device, cache) = (device.clone(), DiskCache::open(device));
+        let (made, compilations) = (Mutex::new(Cache::new(PIPELINES)), AtomicU64::new(0));
         Self { device, checked, made, compilations, cache }
     }
 

@@ -71,7 +71,13 @@ fn a_weight_of_300_mib_is_read_and_written_in_every_part() {
         let squares = memory(&backend, DType::F32, &[rows * 1024]);
         let flat = table.with(Layout::contiguous(&[rows * 1024]));
         let (inputs, outputs) = (vec![flat], vec![squares.clone()]);
-        let map = Map { program: square(), params: Vec::new(), inputs, outputs };
+        let map = Map {
+            program: square(),
+            params: Vec::new(),
+            immediates: Default::default(),
+            inputs,
+            outputs,
+        };
         stream.submit(&map.into()).unwrap();
         let found = download(&*stream, &picked).unwrap();
         for (place, row) in wanted.into_iter().enumerate() {
@@ -164,6 +170,7 @@ fn what_lies_outside_a_storage_or_counts_beyond_32_bits_is_refused() {
         kind: ReduceKind::Sum,
         program: Arc::new(Program::identity()),
         params: Vec::new(),
+        immediates: Default::default(),
         inputs: vec![many],
         axes: 0b11,
         output,
@@ -201,7 +208,18 @@ fn nothing_is_moved_for_empty_tensors() {
     let x = memory(&backend, DType::F32, &[3, 0]);
     upload::<f32>(&*stream, &[], &x);
     let (inputs, outputs) = (vec![x.clone()], vec![x.clone()]);
-    stream.submit(&Map { program: square(), params: Vec::new(), inputs, outputs }.into()).unwrap();
+    stream
+        .submit(
+            &Map {
+                program: square(),
+                params: Vec::new(),
+                immediates: Default::default(),
+                inputs,
+                outputs,
+            }
+            .into(),
+        )
+        .unwrap();
     stream.submit(&Fill { dst: x.clone(), value: 1.0 }.into()).unwrap();
     assert!(download(&*stream, &x).unwrap().is_empty());
     assert_eq!(stream.counters().dispatches, 1, "the probe at the start and nothing more");
@@ -244,7 +262,13 @@ fn a_device_that_is_lost_says_so_and_others_work_on() {
     upload(&*streams[1], &[2f32; 4], &y);
     let verb = |v: &View| {
         let (inputs, outputs) = (vec![v.clone()], vec![v.clone()]);
-        Map { program: square(), params: Vec::new(), inputs, outputs }
+        Map {
+            program: square(),
+            params: Vec::new(),
+            immediates: Default::default(),
+            inputs,
+            outputs,
+        }
     };
     streams[0].submit(&verb(&x).into()).unwrap();
     lost.destroy();

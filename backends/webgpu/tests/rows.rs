@@ -122,8 +122,8 @@ impl Device {
 fn sum(x: &View, axes: u32, output: &View) -> Reduce {
     let (program, inputs, output) =
         (Arc::new(Program::identity()), vec![x.clone()], output.clone());
-    let (params, workspace) = (Vec::new(), None);
-    Reduce { kind: ReduceKind::Sum, program, params, inputs, axes, output, workspace }
+    let (params, immediates, workspace) = (Vec::new(), Default::default(), None);
+    Reduce { kind: ReduceKind::Sum, program, params, immediates, inputs, axes, output, workspace }
 }
 
 #[test]

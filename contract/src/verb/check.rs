@@ -4,6 +4,7 @@ use super::{Attention, Gemm, Map, NormKind, Reduce, ReduceKind, Verb};
 use crate::error::{Error, Result};
 use crate::identity::DeviceId;
 use crate::layout::View;
+use starling_ops::program::Immediates;
 use starling_ops::{DType, Program};
 
 impl Verb {
@@ -156,7 +157,17 @@ fn last_axis(op: &'static str, x: &View) -> Result<usize> {
     x.shape().last().copied().ok_or_else(|| Error::shape(op, "a scalar has no last axis"))
 }
 
-fn one_element(op: &'static str, params: &[View], program: &Program) -> Result<()> {
+/// Every leaf of the program but the inputs has a value.
+fn leaves(
+    op: &'static str,
+    params: &[View],
+    immediates: &Immediates,
+    program: &Program,
+) -> Result<()> {
+    if immediates.len() < program.immediate_count() {
+        let message = format!("{} of {} immediates", immediates.len(), program.immediate_count());
+        return Err(Error::shape(op, message));
+    }
     if params.len() < program.param_count() {
         let message = format!("{} of {} parameters", params.len(), program.param_count());
         return Err(Error::shape(op, message));
@@ -187,7 +198,7 @@ fn check_map(v: &Map) -> Result<()> {
     if v.inputs.len() < v.program.input_count() || v.outputs.len() != v.program.outputs().len() {
         return Err(Error::shape("map", "the program has other inputs or outputs"));
     }
-    one_element("map", &v.params, &v.program)?;
+    leaves("map", &v.params, &v.immediates, &v.program)?;
     elementwise("map", &v.inputs, first.shape())?;
     elementwise("map", &v.outputs, first.shape())
 }
@@ -199,7 +210,7 @@ fn check_reduce(v: &Reduce) -> Result<()> {
     if v.inputs.len() < v.program.input_count() || v.program.outputs().len() != 1 {
         return Err(Error::shape("reduce", "the program has other inputs or outputs"));
     }
-    one_element("reduce", &v.params, &v.program)?;
+    leaves("reduce", &v.params, &v.immediates, &v.program)?;
     elementwise("reduce", &v.inputs, first.shape())?;
     let reduced = |axis: usize| v.axes >> axis & 1 == 1;
     let shape: Vec<usize> =
@@ -233,7 +244,7 @@ fn check_gemm(v: &Gemm) -> Result<()> {
     {
         return Err(Error::shape("gemm", "the epilogue has other inputs or outputs"));
     }
-    one_element("gemm", &e.params, &e.program)?;
+    leaves("gemm", &e.params, &e.immediates, &e.program)?;
     elementwise("gemm", &e.inputs, v.c.shape())?;
     elementwise("gemm", &e.outputs, v.c.shape())
 }
@@ -337,7 +348,8 @@ mod tests {
         let gemm = |a: &View, b: &View, c: &View, beta, inputs: &[&View]| {
             let inputs = inputs.iter().map(|&v| v.clone()).collect();
             let (program, params, outputs) = (Arc::new(Program::identity()), vec![], vec![]);
-            let epilogue = Some(Epilogue { program, params, inputs, outputs });
+            let immediates = Immediates::default();
+            let epilogue = Some(Epilogue { program, params, immediates, inputs, outputs });
             let (a, b, c) = (a.clone(), b.clone(), c.clone());
             Verb::from(Gemm { a, b, c, alpha: 1.0, beta, epilogue, workspace: None }).check()
         };

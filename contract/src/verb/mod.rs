@@ -7,6 +7,7 @@
 mod check;
 
 use crate::layout::View;
+use starling_ops::program::Immediates;
 use starling_ops::{DType, Program};
 use std::sync::Arc;
 
@@ -17,6 +18,8 @@ pub struct Map {
     pub program: Arc<Program>,
     /// One-element views (f32 or u32), read when the verb runs: parameter `i` of the program.
     pub params: Vec<View>,
+    /// The program's immediates: numbers that users passed.
+    pub immediates: Immediates,
     /// Each of the outputs' shape (repeat with stride 0); f32, f16, bf16 or u8.
     pub inputs: Vec<View>,
     /// All of one shape. An output may be the very same view as an input. A u8 output is 1 where
@@ -56,6 +59,8 @@ pub struct Reduce {
     pub program: Arc<Program>,
     /// As in [`Map::params`].
     pub params: Vec<View>,
+    /// As in [`Map::immediates`].
+    pub immediates: Immediates,
     /// All of the iteration space's shape.
     pub inputs: Vec<View>,
     /// Bit `i` is set when axis `i` is reduced.
@@ -74,6 +79,8 @@ pub struct Epilogue {
     pub program: Arc<Program>,
     /// As in [`Map::params`].
     pub params: Vec<View>,
+    /// As in [`Map::immediates`].
+    pub immediates: Immediates,
     /// Each of `c`'s shape (repeat with stride 0).
     pub inputs: Vec<View>,
     /// Each of `c`'s shape.

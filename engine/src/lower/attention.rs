@@ -73,7 +73,7 @@ fn scores(l: &mut Lowering<'_>, v: &Attention, heads: &Heads) -> Result<View> {
         let (rows, columns) = (l.positions(queries)?, l.positions(keys)?);
         let rows = l.inserted(&rows, 1, 1)?;
         l.map(&[&scores, &rows, &columns], &scores, |t| {
-            let last = t.add(t.input(1), t.lit((keys - queries) as f64));
+            let last = t.add(t.input(1), t.immediate((keys - queries) as f64));
             t.select(t.gt(t.input(2), last), t.lit(f64::NEG_INFINITY), t.input(0))
         })?;
     }

@@ -27,6 +27,6 @@ pub(super) fn gemm(l: &mut Lowering<'_>, v: &Gemm) -> Result<()> {
     };
     let inputs: Vec<View> = [&c].into_iter().chain(&e.inputs).cloned().collect();
     let outputs: Vec<View> = [&v.c].into_iter().chain(&e.outputs).cloned().collect();
-    let (program, params) = (e.program.clone(), e.params.clone());
-    l.device.run(Map { program, params, inputs, outputs })
+    let (program, params, immediates) = (e.program.clone(), e.params.clone(), e.immediates);
+    l.device.run(Map { program, params, immediates, inputs, outputs })
 }

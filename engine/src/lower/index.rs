@@ -68,7 +68,7 @@ pub(super) fn scatter_add(l: &mut Lowering<'_>, v: &ScatterAdd) -> Result<()> {
 /// A constant map; for integers, whose maps hold truth values or do not exist, byte by byte.
 pub(super) fn fill(l: &mut Lowering<'_>, v: &Fill) -> Result<()> {
     if v.dst.dtype.is_float() {
-        return l.map(&[], &v.dst, |t| t.lit(v.value));
+        return l.map(&[], &v.dst, |t| t.immediate(v.value));
     }
     let bytes = match v.dst.dtype {
         DType::I32 => (v.value as i32).to_ne_bytes(),
@@ -78,7 +78,7 @@ pub(super) fn fill(l: &mut Lowering<'_>, v: &Fill) -> Result<()> {
     };
     for (plane, byte) in planes(&v.dst).zip(bytes) {
         let number = l.temporary(&[])?;
-        l.map(&[], &number, |t| t.lit(byte.into()))?;
+        l.map(&[], &number, |t| t.immediate(byte.into()))?;
         let repeated = l.spread(&[&number], plane.shape())?;
         l.copy(&repeated[0], &plane)?;
     }

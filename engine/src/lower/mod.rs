@@ -25,7 +25,8 @@ mod rows;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use starling_contract::{
-    Buffer, Copy, DType, Gemm, Layout, MAX_RANK, Map, Program, Reduce, ReduceKind, Verb, View,
+    Buffer, Copy, DType, Gemm, Immediates, Layout, MAX_RANK, Map, Program, Reduce, ReduceKind,
+    Verb, View,
 };
 use starling_ops::Math;
 use starling_ops::program::Builder;
@@ -102,8 +103,8 @@ impl Lowering<'_> {
         f: impl FnOnce(Trace<'_>) -> Real,
     ) -> Result<()> {
         let inputs = self.spread(inputs, output.shape())?;
-        let (program, outputs) = (program(f), vec![output.clone()]);
-        self.device.run(Map { program, params: Vec::new(), inputs, outputs })
+        let ((program, immediates), outputs) = (program(f), vec![output.clone()]);
+        self.device.run(Map { program, params: Vec::new(), immediates, inputs, outputs })
     }
 
     /// `output = kind of f(inputs)`: inputs repeated to `shape` and reduced over `axes`, a bit
@@ -117,11 +118,12 @@ impl Lowering<'_> {
         f: impl FnOnce(Trace<'_>) -> Real,
     ) -> Result<()> {
         let inputs = self.spread(inputs, shape)?;
-        let (program, output) = (program(f), output.clone());
+        let ((program, immediates), output) = (program(f), output.clone());
         self.device.run(Reduce {
             kind,
             program,
             params: Vec::new(),
+            immediates,
             inputs,
             axes,
             output,
@@ -186,11 +188,12 @@ impl Lowering<'_> {
     }
 }
 
-/// The program with one output that `f` traces.
-fn program(f: impl FnOnce(Trace<'_>) -> Real) -> Arc<Program> {
+/// The program with one output that `f` traces, and its immediates.
+fn program(f: impl FnOnce(Trace<'_>) -> Real) -> (Arc<Program>, Immediates) {
     let builder = RefCell::new(Builder::new());
     let output = f(Trace(&builder));
-    Arc::new(builder.into_inner().finish(&[output.0]))
+    let (program, immediates) = builder.into_inner().finish_with_immediates(&[output.0]);
+    (Arc::new(program), immediates)
 }
 
 /// Row-major `shape` with `axis` of extent 1.

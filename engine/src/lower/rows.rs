@@ -96,7 +96,7 @@ pub(super) fn norm(l: &mut Lowering<'_>, v: &Norm) -> Result<()> {
     } else {
         mean_of(&[&v.x], &square, |t| apply(t, Sqr, &[t.input(0)]))?;
     }
-    l.map(&[&square], &rstd, |t| t.rsqrt(t.add(t.input(0), t.lit(v.eps.into()))))?;
+    l.map(&[&square], &rstd, |t| t.rsqrt(t.add(t.input(0), t.immediate(v.eps.into()))))?;
     let mut inputs = Inputs(vec![&v.x, &rstd]);
     let mean = inputs.add(mean.as_ref());
     let (weight, bias) = (inputs.add(v.weight.as_ref()), inputs.add(v.bias.as_ref()));
@@ -172,7 +172,7 @@ impl Classes {
 /// `x`, or 0 where the target is the ignored one.
 fn counted(t: Trace<'_>, target: Real, ignore_index: Option<i64>, x: Real) -> Real {
     let zero = t.lit(0.0);
-    ignore_index.map_or(x, |ignored| t.select(t.eq(target, t.lit(ignored as f64)), zero, x))
+    ignore_index.map_or(x, |ignored| t.select(t.eq(target, t.immediate(ignored as f64)), zero, x))
 }
 
 pub(super) fn cross_entropy(l: &mut Lowering<'_>, v: &CrossEntropy) -> Result<()> {

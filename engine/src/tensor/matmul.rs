@@ -5,7 +5,7 @@ use super::autograd::{Backward, Operation, Saved, record};
 use super::elementwise::{broadcast, sum_to};
 use crate::error::{Error, Result};
 use crate::plan::{self, Lazy, Node};
-use starling_contract::{DType, Epilogue, Gemm, Program, ReduceKind, View};
+use starling_contract::{DType, Epilogue, Gemm, Immediates, Program, ReduceKind, View};
 use starling_ops::Definition;
 use starling_ops::program::{Builder, Op};
 use std::cell::RefCell;
@@ -124,7 +124,11 @@ fn epilogue_program(bias: bool, activation: Option<&'static Definition>) -> Arc<
         value = builder.borrow_mut().put(Op::Add, &[value, b]);
     }
     let outputs = match activation {
-        Some(def) => vec![def.put(&builder, &[value], &def.default_scalars())[0], value],
+        Some(def) => {
+            let constant = |&s: &f64| builder.borrow_mut().constant(s);
+            let scalars: Vec<_> = def.default_scalars().iter().map(constant).collect();
+            vec![def.put(&builder, &[value], &scalars)[0], value]
+        }
         None => vec![value],
     };
     Arc::new(builder.into_inner().finish(&outputs))
@@ -198,6 +202,7 @@ impl Tensor {
             epilogue = Some(Epilogue {
                 program: epilogue_program(bias.is_some(), activation),
                 params: Vec::new(),
+                immediates: Immediates::default(),
                 inputs: bias
                     .iter()
                     .filter_map(|b| Some(b.with(b.layout.broadcast_to(&[rows, outputs])?)))

@@ -6,7 +6,9 @@
 //! polynomials of every other backend, and so their bits.
 
 use crate::memory::{load, storer};
-use starling_contract::{DType, Layout, Map, Program, Reduce, ReduceKind, Result, View};
+use starling_contract::{
+    DType, Immediates, Layout, Map, Program, Reduce, ReduceKind, Result, View,
+};
 use starling_ops::program::{Env, Slot};
 use starling_ops::scalar::Scalar;
 
@@ -15,7 +17,7 @@ use starling_ops::scalar::Scalar;
 fn evaluate(
     op: &'static str,
     program: &Program,
-    (inputs, params): (&[View], &[View]),
+    (inputs, params, immediates): (&[View], &[View], &Immediates),
     len: usize,
     mut each: impl FnMut(&[f32]),
 ) -> Result<()> {
@@ -26,6 +28,8 @@ fn evaluate(
         let word = |x: f64| if view.dtype == DType::U32 { x as u32 } else { (x as f32).to_bits() };
         words.extend(load(op, view)?.map(word));
     }
+    // Immediates are numbers that came with the verb: programs that differ only in them are one.
+    let immediates: Vec<f32> = immediates.values().collect();
     let reals: Vec<f32> = words.iter().map(|&w| f32::from_bits(w)).collect();
 
     let mut element = vec![0.0; inputs.len()];
@@ -36,7 +40,13 @@ fn evaluate(
         let numbers = inputs.iter_mut().filter_map(Iterator::next);
         element.iter_mut().zip(numbers).for_each(|(to, x)| *to = x as f32);
         // The index is the element's number in row-major order, whatever the strides.
-        let env = Env { inputs: &element, params: &reals, words: &words, index: i as u32 };
+        let env = Env {
+            inputs: &element,
+            params: &reals,
+            words: &words,
+            immediates: &immediates,
+            index: i as u32,
+        };
         program.eval(Scalar::NEW, &env, &mut slots, |output, x| outputs[output] = x);
         each(&outputs);
     }
@@ -53,7 +63,7 @@ pub(crate) fn map(v: &Map) -> Result<()> {
     let store = |view| Ok((storer("map", view)?, truth(view)));
     let mut outputs = v.outputs.iter().map(store).collect::<Result<Vec<_>>>()?;
     let len = v.outputs[0].len();
-    evaluate("map", &v.program, (&v.inputs, &v.params), len, |values| {
+    evaluate("map", &v.program, (&v.inputs, &v.params, &v.immediates), len, |values| {
         for ((store, truth), &x) in outputs.iter_mut().zip(values) {
             store(if *truth { f64::from(u8::from(x != 0.0)) } else { x.into() });
         }
@@ -68,7 +78,7 @@ pub(crate) fn reduce(v: &Reduce) -> Result<()> {
     // The output repeated along the reduced axes: which group each element belongs to.
     let repeated = Layout::contiguous(v.output.shape()).broadcast_to(shape);
     let mut group = repeated.iter().flat_map(Layout::positions);
-    evaluate("reduce", &v.program, (&v.inputs, &v.params), len, |values| {
+    evaluate("reduce", &v.program, (&v.inputs, &v.params, &v.immediates), len, |values| {
         if let Some(at) = group.next() {
             groups[at].add(v.kind, values[0]);
         }

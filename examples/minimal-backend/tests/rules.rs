@@ -84,7 +84,13 @@ fn verbs_run_in_the_order_in_which_they_were_submitted() {
     });
     let backwards = x.with(Layout::new(&[2], &[-1], 1));
     let (inputs, outputs) = (vec![y.clone(), backwards], vec![y.clone()]);
-    let add = Map { program: Arc::new(program), params: vec![], inputs, outputs };
+    let add = Map {
+        program: Arc::new(program),
+        params: vec![],
+        immediates: Default::default(),
+        inputs,
+        outputs,
+    };
     d.stream.submit(&add.into()).unwrap();
     let first = y.with(Layout::new(&[2], &[0], 0));
     d.stream.submit(&Copy { src: first, dst: x.clone() }.into()).unwrap();

@@ -33,7 +33,7 @@ fn enclose(p: &Program, x: &[f64], flush: bool) -> Vec<Enclosure> {
     let bound = Bound { flush };
     let inputs: Vec<Enclosure> = x.iter().map(|&x| bound.input(x)).collect();
     let index = Whole { value: 0, certain: true };
-    let env = Env { inputs: &inputs, params: &[], words: &[], index };
+    let env = Env { inputs: &inputs, params: &[], words: &[], immediates: &[], index };
     let mut out = Vec::new();
     p.eval(bound, &env, &mut Vec::new(), |_, v| out.push(v));
     out
@@ -41,7 +41,7 @@ fn enclose(p: &Program, x: &[f64], flush: bool) -> Vec<Enclosure> {
 
 fn in_f32(p: &Program, x: &[f64]) -> Vec<f64> {
     let inputs: Vec<f32> = x.iter().map(|&x| x as f32).collect();
-    let env = Env { inputs: &inputs, params: &[], words: &[], index: 0 };
+    let env = Env { inputs: &inputs, params: &[], words: &[], immediates: &[], index: 0 };
     let mut out = Vec::new();
     p.eval(Scalar::<f32>::NEW, &env, &mut Vec::new(), |_, v| out.push(f64::from(v)));
     out

@@ -35,7 +35,7 @@ const SPECIAL: [f32; 21] = [
 /// The outputs of the program itself.
 fn expected(program: &Program, inputs: &[f32], words: &[u32], index: u32) -> Vec<f32> {
     let params: Vec<f32> = words.iter().map(|&w| f32::from_bits(w)).collect();
-    let env = Env { inputs, params: &params, words, index };
+    let env = Env { inputs, params: &params, words, immediates: &[], index };
     let mut out = vec![0.0; program.outputs().len()];
     program.eval(Scalar::<f32>::NEW, &env, &mut Vec::new(), |i, v| out[i] = v);
     out

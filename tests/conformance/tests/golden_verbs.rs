@@ -286,7 +286,16 @@ fn reduce(case: &Case) {
     let output = Array::guards(dtype, &reduced, Place::Contiguous).on_host().expect("memory");
     let program = Arc::new(Program::identity());
     let inputs = vec![x];
-    let verb = Reduce { kind, program, params: Vec::new(), inputs, workspace: None, axes, output };
+    let verb = Reduce {
+        kind,
+        program,
+        params: Vec::new(),
+        immediates: Default::default(),
+        inputs,
+        workspace: None,
+        axes,
+        output,
+    };
     case.value("out", &eval(verb)[0]);
 }
 

@@ -237,6 +237,7 @@ fn reductions() {
             kind,
             program,
             params: Vec::new(),
+            immediates: Default::default(),
             inputs,
             workspace: None,
             axes: 0b10,

@@ -7,7 +7,7 @@ use crate::kernel::Kernel;
 use crate::operand::Access;
 use crate::storage::GpuStorage;
 use crate::template::{Template, template};
-use starling_contract::{Copy, Layout, Map, Program, Result, View};
+use starling_contract::{Copy, Immediates, Layout, Map, Program, Result, View};
 use std::fmt::Write;
 
 const MAP: Template = template!("map");
@@ -17,19 +17,32 @@ fn is_one_element(view: &View) -> bool {
     view.layout.shape().iter().zip(view.layout.strides()).all(|(&n, &s)| n == 1 || s == 0)
 }
 
-/// The arguments of a printed program's parameters, read from the operands `p0`, `p1`, ...
+/// The arguments of a printed program's parameters, read from the operands `p0`, `p1`, ..., and of
+/// its immediates, which are parameters of the kernel.
 pub(crate) fn parameter_arguments(program: &Program) -> String {
-    (0..program.param_count()).fold(String::new(), |mut text, i| {
+    let mut text = String::new();
+    for i in 0..program.param_count() {
         // Writing to a String cannot fail.
         let _ = write!(text, "p{i}_bits(p{i}_at(0u)), ");
-        text
-    })
+    }
+    for i in 0..program.immediate_count() {
+        let _ = write!(text, "bitcast<f32>($c{i}), ");
+    }
+    text
 }
 
-/// Adds a program's parameters as operands `p0`, `p1`, ...
-pub(crate) fn parameters(kernel: &mut Kernel, program: &Program, params: &[View]) {
+/// Adds a program's parameters as operands `p0`, `p1`, ... and its immediates as words `c0`, ...
+pub(crate) fn parameters(
+    kernel: &mut Kernel,
+    program: &Program,
+    params: &[View],
+    immediates: &Immediates,
+) {
     for (i, view) in params.iter().take(program.param_count()).enumerate() {
         kernel.operand(format!("p{i}"), view, Access::Read);
+    }
+    for (i, &word) in immediates.iter().take(program.immediate_count()).enumerate() {
+        kernel.bits(format!("c{i}"), word);
     }
 }
 
@@ -106,7 +119,7 @@ fn one_by_one(v: &Map, inputs: &[View], len: usize) -> Kernel {
     for (i, x) in inputs.iter().enumerate() {
         k.operand(format!("x{i}"), x, Access::Read);
     }
-    parameters(&mut k, &v.program, &v.params);
+    parameters(&mut k, &v.program, &v.params, &v.immediates);
     for (o, y) in v.outputs.iter().enumerate() {
         k.operand(format!("y{o}"), y, Access::Write);
     }
@@ -137,7 +150,7 @@ fn in_quads(v: &Map, inputs: &[View], len: usize, scope: Scope<'_>) -> Kernel {
             let _ = writeln!(glue, "    let a{i} = x{i}_load4(x{i}_at(0u) / 4u + q);");
         }
     }
-    parameters(&mut k, &v.program, &v.params);
+    parameters(&mut k, &v.program, &v.params, &v.immediates);
     for (o, y) in v.outputs.iter().enumerate() {
         k.fours(format!("y{o}"), y, Access::Write);
     }

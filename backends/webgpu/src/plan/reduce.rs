@@ -220,7 +220,7 @@ fn values(k: &mut Kernel, v: &Reduce, cut: &Cut, four: bool) {
         (_, true, true) => format!("index_kept(chosen) + index_along(4u * j + {lane}u)"),
         (_, true, false) => format!("index_kept(chosen + {lane}u) + index_along(j)"),
     };
-    parameters(k, &v.program, &v.params);
+    parameters(k, &v.program, &v.params, &v.immediates);
     k.program("program", &v.program);
     let arguments = parameter_arguments(&v.program);
     let call = |part: &str, lane: usize| {

@@ -30,6 +30,8 @@ pub(crate) struct Job<'a> {
     pub outputs: &'a [Operand],
     /// The parameters' bits.
     pub words: &'a [u32],
+    /// The immediates' bits.
+    pub immediates: &'a [u32],
     /// The most elements of a block.
     pub block: usize,
     /// Index of the walk's first element.
@@ -134,6 +136,7 @@ impl<'a> Worker<'a> {
                     match node.op {
                         Op::Const(bits) => self.fill(slot, (f64::from_bits(bits) as f32).to_bits()),
                         Op::ConstWord(x) => self.fill(slot, x),
+                        Op::Imm(i) => self.fill(slot, job.immediates[usize::from(i)]),
                         Op::Param(i) | Op::ParamWord(i) => {
                             self.fill(slot, job.words[usize::from(i)])
                         }
@@ -232,7 +235,9 @@ impl<'a> Worker<'a> {
         // elements, and are taken only where `n` is whole vectors.
         unsafe {
             match self.job.fixed() {
-                Some(fixed) => fixed.run(job.isa, self.blocks(&fixed.args, vectors)),
+                Some(fixed) => {
+                    fixed.run(job.isa, self.blocks(&fixed.args, vectors), job.immediates)
+                }
                 None => job.isa.run(RunSteps::new(&tape.steps, &self.locs, vectors, index)),
             }
         }
@@ -286,7 +291,7 @@ impl<'a> Worker<'a> {
             blocks.out_pitches[o] = grid.walk(w).strides[0];
         }
         // SAFETY: every operand's rows are whole vectors of neighbours, or one element for all.
-        unsafe { fixed.run(job.isa, blocks) };
+        unsafe { fixed.run(job.isa, blocks, job.immediates) };
     }
 
     /// True when the elements are neighbours in memory for walk `w`.

@@ -31,8 +31,8 @@ impl ProgramEpilogue {
         let Some(e) = &verb.epilogue else { return Ok(None) };
         let shape = Layout::contiguous(verb.c.shape());
         let tape = Tape::of(&e.program);
-        let operands =
-            Operands::new("gemm", shape.shape(), &tape, &e.params, &e.inputs, &e.outputs)?;
+        let leaves = (&e.params[..], &e.immediates);
+        let operands = Operands::new("gemm", shape.shape(), &tape, leaves, &e.inputs, &e.outputs)?;
         Ok(Some(Self { isa, tape, operands, shape }))
     }
 
@@ -104,6 +104,7 @@ impl TileEpilogue for ProgramEpilogue {
             inputs: &inputs,
             outputs: &outputs,
             words: &views.words,
+            immediates: &views.immediates,
             block: block_len(self.tape.registers + self.tape.inputs.len()),
             index_base: self.offset(&row_major, batch, row, col) as usize,
         };

@@ -1,28 +1,68 @@
 //! Arithmetic that folds constants as programs do.
 
 use starling_ops::{Key, Math, Scalar};
+use std::cell::{Cell, RefCell};
 
-/// A constant that is still an f64, or a value of the target.
+/// A constant that is still an f64, an immediate, or a value of the target.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Folded<V> {
     /// A constant, not rounded yet.
     Lit(f64),
+    /// A number that a user passed, or what was made of some and constants alone.
+    Imm(f64),
     /// Anything else.
     Value(V),
 }
 
-/// Evaluates a definition over `M` with the arithmetic of constants done in f64 and rounded once,
-/// as [`starling_ops::program::Builder`] folds them: so a monomorphised kernel has the same bits as
-/// the interpreted program. Which operands are constants is known when it is compiled.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Fold<M>(pub M);
+/// What arithmetic of immediates and constants alone yields.
+pub(crate) trait Host: Copy {
+    /// The next such result; `compute` is its value while the operands are not rounded yet.
+    fn made(self, compute: impl FnOnce() -> f64) -> f64;
+}
 
-impl<M: Math> Fold<M> {
+/// Computes each result in f64 and writes it down: how a program's immediates come about.
+#[derive(Clone, Copy)]
+pub(crate) struct Record<'a>(pub &'a RefCell<Vec<f64>>);
+
+impl Host for Record<'_> {
+    fn made(self, compute: impl FnOnce() -> f64) -> f64 {
+        let made = compute();
+        self.0.borrow_mut().push(made);
+        made
+    }
+}
+
+/// Reads what came with the verb: the results in the order in which [`Record`] found them.
+#[derive(Clone, Copy)]
+pub(crate) struct Replay<'a> {
+    /// The results.
+    pub made: &'a [f64],
+    /// The next one.
+    pub next: &'a Cell<usize>,
+}
+
+impl Host for Replay<'_> {
+    #[inline(always)]
+    fn made(self, _: impl FnOnce() -> f64) -> f64 {
+        let at = self.next.get();
+        self.next.set(at + 1);
+        self.made[at]
+    }
+}
+
+/// Evaluates a definition over `M` with the arithmetic of constants done in f64 and rounded once,
+/// and that of immediates taken from the verb, as [`starling_ops::program::Builder`] folds them: so
+/// a monomorphised kernel has the same bits as the interpreted program. Which operands are what is
+/// known when it is compiled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fold<M, H>(pub M, pub H);
+
+impl<M: Math, H: Host> Fold<M, H> {
     /// The value over the target.
     #[inline(always)]
     pub fn value(self, x: Folded<M::V>) -> M::V {
         match x {
-            Folded::Lit(x) => self.0.lit(x),
+            Folded::Lit(x) | Folded::Imm(x) => self.0.lit(x),
             Folded::Value(v) => v,
         }
     }
@@ -32,9 +72,13 @@ impl<M: Math> Fold<M> {
 macro_rules! folded {
     ($($name:ident($($x:ident),*);)*) => {$(
         #[inline(always)]
+        #[allow(unreachable_patterns, reason = "a single operand that is a constant came before")]
         fn $name(self, $($x: Self::V),*) -> Self::V {
             match ($($x,)*) {
                 ($(Folded::Lit($x),)*) => Folded::Lit(Scalar::<f64>::NEW.$name($($x),*)),
+                ($(Folded::Lit($x) | Folded::Imm($x),)*) => {
+                    Folded::Imm(self.1.made(|| Scalar::<f64>::NEW.$name($($x),*)))
+                }
                 ($($x,)*) => Folded::Value(self.0.$name($(self.value($x)),*)),
             }
         }
@@ -57,7 +101,7 @@ fn is<V>(a: Folded<V>, x: f64) -> bool {
     matches!(a, Folded::Lit(l) if l == x)
 }
 
-impl<M: Math> Math for Fold<M> {
+impl<M: Math, H: Host> Math for Fold<M, H> {
     type V = Folded<M::V>;
     type B = M::B;
     type U = M::U;
@@ -79,6 +123,9 @@ impl<M: Math> Math for Fold<M> {
             _ if is(b, 1.0) => a,
             _ if is(a, -1.0) => self.neg(b),
             _ if is(b, -1.0) => self.neg(a),
+            (Folded::Lit(a) | Folded::Imm(a), Folded::Lit(b) | Folded::Imm(b)) => {
+                Folded::Imm(self.1.made(|| a * b))
+            }
             _ => Folded::Value(self.0.mul(self.value(a), self.value(b))),
         }
     }

@@ -26,7 +26,7 @@ use block::{Job, Worker};
 use few::Few;
 use grid::{Grid, Operand};
 use rayon::prelude::*;
-use starling_contract::{DType, Error, Layout, MAX_RANK, Map, Result, View};
+use starling_contract::{DType, Error, Immediates, Layout, MAX_RANK, Map, Result, View};
 use starling_ops::program::Op;
 use std::ops::Range;
 use tape::Tape;
@@ -42,6 +42,8 @@ const TASK_NS: usize = 20_000;
 pub(crate) struct Operands {
     /// The parameters' bits.
     pub words: Few<u32, 8>,
+    /// The immediates' bits.
+    pub immediates: Immediates,
     /// The inputs.
     pub inputs: Few<Operand, OPERANDS>,
     /// The outputs.
@@ -59,7 +61,7 @@ impl Operands {
         op: &'static str,
         shape: &[usize],
         tape: &Tape,
-        params: &[View],
+        (params, immediates): (&[View], &Immediates),
         inputs: &[View],
         outputs: &[View],
     ) -> Result<Self> {
@@ -93,7 +95,7 @@ impl Operands {
             let row_major = Layout::contiguous(shape);
             strides[count][..shape.len()].copy_from_slice(row_major.strides());
         }
-        Ok(Self { words, inputs, outputs, strides })
+        Ok(Self { words, immediates: *immediates, inputs, outputs, strides })
     }
 }
 
@@ -123,7 +125,8 @@ fn map_with(isa: Isa, verb: &Map, tape: &Tape) -> Result<()> {
     if first.is_empty() {
         return Ok(());
     }
-    let operands = Operands::new("map", shape, tape, &verb.params, &verb.inputs, &verb.outputs)?;
+    let leaves = (&verb.params[..], &verb.immediates);
+    let operands = Operands::new("map", shape, tape, leaves, &verb.inputs, &verb.outputs)?;
     let (order, rank) = order_of(first);
     let grid = Grid::new(shape, &order[..rank], &operands.strides);
     let block = tape::block_len(tape.registers + tape.inputs.len());
@@ -134,6 +137,7 @@ fn map_with(isa: Isa, verb: &Map, tape: &Tape) -> Result<()> {
         inputs: &operands.inputs,
         outputs: &operands.outputs,
         words: &operands.words,
+        immediates: &operands.immediates,
         block,
         index_base: 0,
     };

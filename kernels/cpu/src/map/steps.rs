@@ -229,6 +229,7 @@ unsafe fn run_other<S: Simd>(s: S, step: &Step, locs: &[Loc], vectors: usize) {
             Op::Input(_)
             | Op::Param(_)
             | Op::ParamWord(_)
+            | Op::Imm(_)
             | Op::Const(_)
             | Op::ConstWord(_)
             | Op::Index => {}

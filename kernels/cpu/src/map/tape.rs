@@ -2,9 +2,9 @@
 //! run.
 
 use super::fixed::{self, Fixed};
+use starling_contract::Cache;
 use starling_ops::Program;
 use starling_ops::program::{Node, NodeId, Op};
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 /// Where a node's value lives while a block is computed.
@@ -37,7 +37,7 @@ pub(crate) struct Step {
 #[derive(Debug)]
 pub(crate) struct Tape {
     program: Program,
-    /// Steps whose arguments are constants and parameters: done once, on one vector.
+    /// Steps whose arguments are constants, immediates and parameters: done once, on one vector.
     pub prologue: Vec<Step>,
     /// The other steps.
     pub steps: Vec<Step>,
@@ -71,23 +71,25 @@ pub(crate) fn block_len(registers: usize) -> usize {
     }
 }
 
+/// Tapes that are kept: several times what a large model's step has.
+pub(crate) const TAPES: usize = 1024;
+
+/// The tapes of programs that ran lately.
+pub(crate) fn tapes() -> &'static RwLock<Cache<Program, Arc<Tape>>> {
+    static ALL: OnceLock<RwLock<Cache<Program, Arc<Tape>>>> = OnceLock::new();
+    ALL.get_or_init(|| RwLock::new(Cache::new(TAPES)))
+}
+
 impl Tape {
-    /// The tape of a program: made once, then found by the program's hash.
+    /// The tape of a program: made once, then found again.
     pub fn of(program: &Program) -> Arc<Tape> {
-        static TAPES: OnceLock<RwLock<HashMap<u64, Vec<Arc<Tape>>>>> = OnceLock::new();
-        let tapes = TAPES.get_or_init(RwLock::default);
-        let find = |map: &HashMap<u64, Vec<Arc<Tape>>>| {
-            let same = map.get(&program.hash())?;
-            same.iter().find(|tape| tape.program == *program).cloned()
-        };
-        // A poisoned lock only means that another thread panicked; the map is whole.
-        if let Some(tape) = find(&tapes.read().unwrap_or_else(PoisonError::into_inner)) {
-            return tape;
-        }
-        let mut map = tapes.write().unwrap_or_else(PoisonError::into_inner);
-        find(&map).unwrap_or_else(|| {
+        let tapes = tapes();
+        // A poisoned lock only means that another thread panicked; the cache is whole.
+        let known = tapes.read().unwrap_or_else(PoisonError::into_inner).get(program).cloned();
+        known.unwrap_or_else(|| {
             let tape = Arc::new(Tape::new(program, fixed::find(program)));
-            map.entry(program.hash()).or_default().push(tape.clone());
+            let mut tapes = tapes.write().unwrap_or_else(PoisonError::into_inner);
+            tapes.insert(program.clone(), tape.clone());
             tape
         })
     }
@@ -144,7 +146,9 @@ impl Tape {
                 self.index = Some(id);
                 return Place::Index;
             }
-            Op::Param(_) | Op::ParamWord(_) | Op::Const(_) | Op::ConstWord(_) => return splat(),
+            Op::Param(_) | Op::ParamWord(_) | Op::Imm(_) | Op::Const(_) | Op::ConstWord(_) => {
+                return splat();
+            }
             _ => {}
         }
         let mut args = [0; 6];

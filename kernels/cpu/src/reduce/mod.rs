@@ -126,7 +126,8 @@ pub fn reduce(isa: Isa, verb: &Reduce) -> Result<()> {
     }
     let shape = first.shape();
     let tape = Tape::of(&verb.program);
-    let operands = Operands::new("reduce", shape, &tape, &verb.params, &verb.inputs, &[])?;
+    let leaves = (&verb.params[..], &verb.immediates);
+    let operands = Operands::new("reduce", shape, &tape, leaves, &verb.inputs, &[])?;
     let message = "an operand is not in host memory: copy it there first";
     let output = Operand::of(&verb.output).ok_or_else(|| Error::shape("reduce", message))?;
     let positions = matches!(verb.kind, ReduceKind::ArgMax | ReduceKind::ArgMin);
@@ -162,6 +163,7 @@ pub fn reduce(isa: Isa, verb: &Reduce) -> Result<()> {
             inputs: &operands.inputs,
             outputs: &[],
             words: &operands.words,
+            immediates: &operands.immediates,
             block,
             index_base: 0,
         },

@@ -32,8 +32,16 @@ fn verb(kind: ReduceKind, x: View, axes: u32) -> Reduce {
         output.dtype = DType::I32;
     }
     let program = Arc::new(Program::identity());
-    let verb =
-        Reduce { kind, program, params: vec![], inputs: vec![x], axes, output, workspace: None };
+    let verb = Reduce {
+        kind,
+        program,
+        params: vec![],
+        immediates: Default::default(),
+        inputs: vec![x],
+        axes,
+        output,
+        workspace: None,
+    };
     Verb::from(verb.clone()).check().unwrap();
     verb
 }

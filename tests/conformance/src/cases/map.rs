@@ -1,11 +1,13 @@
 //! Every elementwise definition and every derivative.
 
 use super::Tier;
+use super::programs::{Traced, scalars, traced};
 use crate::data::{Case, Place, Problem};
-use starling_contract::{DType, Map, Program, View};
+use starling_contract::{DType, Map, View};
 use starling_ops::defs::{ALL, Definition, Domain};
 use starling_ops::philox::HostStream;
-use std::sync::Arc;
+use starling_ops::program::NodeId;
+use starling_ops::trace::{Real, Trace};
 
 /// What every case list must hold.
 const SPECIAL: [f64; 12] = [
@@ -41,7 +43,7 @@ const INPUTS: [Place; 9] = [
 struct Subject {
     op: String,
     by: String,
-    program: Arc<Program>,
+    program: Traced,
     definition: &'static Definition,
 }
 
@@ -61,29 +63,42 @@ impl Subject {
     }
 
     fn outputs(&self) -> usize {
-        self.program.outputs().len()
+        self.program.program.outputs().len()
     }
 }
 
 /// The program over the first `inputs` arrays, its results in the following ones.
-pub fn map_verb(p: Problem, program: &Arc<Program>, inputs: usize) -> Problem {
-    let program = program.clone();
+pub fn map_verb(p: Problem, traced: &Traced, inputs: usize) -> Problem {
+    let Traced { program, immediates } = traced.clone();
     p.verb(move |v: &[View]| {
         let (inputs, outputs) = (v[..inputs].to_vec(), v[inputs..].to_vec());
-        Map { program: program.clone(), params: Vec::new(), inputs, outputs }.into()
+        Map { program: program.clone(), params: Vec::new(), immediates, inputs, outputs }.into()
+    })
+}
+
+/// The program that `f` puts behind its inputs and the scalars of its cases.
+fn standalone(
+    definition: &Definition,
+    f: impl FnOnce(Trace<'_>, &[NodeId], &[NodeId]) -> Vec<NodeId>,
+) -> Traced {
+    traced(|t| {
+        let inputs: Vec<_> = (0..definition.tensors.len()).map(|i| t.input(i).0).collect();
+        let scalars = scalars(t, definition);
+        f(t, &inputs, &scalars).into_iter().map(Real).collect()
     })
 }
 
 fn subjects() -> Vec<Subject> {
     let mut all = Vec::new();
     for &definition in ALL {
-        let scalars = definition.default_scalars();
-        let program = Arc::new(definition.program(&scalars));
+        let program = standalone(definition, |t, args, scalars| definition.put(t.0, args, scalars));
         let op = definition.name.to_string();
         all.push(Subject { op, by: String::new(), program, definition });
         let tensors = definition.tensors.iter().enumerate();
         for (i, (tensor, _)) in tensors.filter(|_| definition.gradient.is_derived()) {
-            let program = Arc::new(definition.derivative_program(&scalars, i));
+            let program = standalone(definition, |t, args, scalars| {
+                definition.put_derivative(t.0, args, scalars, i)
+            });
             let op = format!("{}'", definition.name);
             all.push(Subject { op, by: format!("by {tensor} "), program, definition });
         }
@@ -168,11 +183,11 @@ fn layouts(subject: &Subject, number: usize, all: &mut Vec<Case>) {
         for _ in 1..s.outputs() {
             p.output(DType::F32, &[9, 5], Place::Contiguous);
         }
-        let program = s.program.clone();
+        let Traced { program, immediates } = s.program.clone();
         p.verb(move |v: &[View]| {
             let outputs = std::iter::once(&v[0]).chain(&v[n..]).cloned().collect();
             let inputs = v[..n].to_vec();
-            Map { program: program.clone(), params: Vec::new(), inputs, outputs }.into()
+            Map { program: program.clone(), params: Vec::new(), immediates, inputs, outputs }.into()
         })
     }));
 }

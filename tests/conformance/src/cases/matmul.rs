@@ -1,11 +1,10 @@
 //! Matrix products.
 
 use super::Tier;
-use super::programs::{apply, traced};
+use super::programs::{Traced, apply, traced};
 use crate::data::{Case, Place, Problem};
-use starling_contract::{DType, Epilogue, Gemm, Program, View};
+use starling_contract::{DType, Epilogue, Gemm, View};
 use starling_ops::Math;
-use std::sync::Arc;
 
 /// Sizes, layouts and factors of one product.
 #[derive(Clone, Debug)]
@@ -265,7 +264,7 @@ fn special(all: &mut Vec<Case>) {
 fn with_epilogue(
     label: &str,
     product: Product,
-    program: &Arc<Program>,
+    program: &Traced,
     inputs: &'static [Place],
     outputs: usize,
 ) -> Case {
@@ -284,13 +283,15 @@ fn with_epilogue(
             p.output(DType::F32, &c, Place::Gaps);
         }
         p.values(DType::F32, &[], Place::Contiguous, |_| 0.7);
-        let (alpha, beta, program) = (product.alpha, product.beta, program.clone());
+        let (alpha, beta) = (product.alpha, product.beta);
+        let Traced { program, immediates } = program.clone();
         p.verb(move |v: &[View]| {
             let [a, b, c] = [v[0].clone(), v[1].clone(), v[2].clone()];
             let (inputs, rest) = v[3..].split_at(inputs.len());
             let (outputs, params) = rest.split_at(outputs);
             let (inputs, outputs, params) = (inputs.to_vec(), outputs.to_vec(), params.to_vec());
-            let epilogue = Some(Epilogue { program: program.clone(), params, inputs, outputs });
+            let epilogue =
+                Some(Epilogue { program: program.clone(), params, immediates, inputs, outputs });
             Gemm { a, b, c, alpha, beta, epilogue, workspace: None }.into()
         })
     })
@@ -306,6 +307,10 @@ fn epilogues(tier: Tier, all: &mut Vec<Case>) {
         let h = apply(t, "silu", &[t.mul(t.input(0), t.param(0))])[0];
         vec![t.add(h, t.input(2)), t.add(h, t.input(1))]
     });
+    let clamped = traced(|t| {
+        let scaled = t.mul(t.input(0), t.immediate(1.25));
+        vec![apply(t, "clamp", &[t.add(scaled, t.input(1))])[0]]
+    });
     let index = traced(|t| vec![t.fma(t.to_real(t.index()), t.lit(0.01), t.input(0))]);
     const ROW: Place = Place::Repeat(0b01);
     let mut sizes = vec![(5, 7, 9), (17, 35, 40), (1, 19, 21), (21, 1, 9), (4, 5, 0)];
@@ -319,6 +324,7 @@ fn epilogues(tier: Tier, all: &mut Vec<Case>) {
             let added = product.clone().scaled(1.0, 0.5);
             all.push(with_epilogue("bias", added.clone(), &bias, &[ROW], 0));
             all.push(with_epilogue("bias, gelu, saved", product.clone(), &gelu, &[ROW], 1));
+            all.push(with_epilogue("clamp", product.clone(), &clamped, &[ROW], 0));
             let inputs = &[ROW, Place::Gaps];
             all.push(with_epilogue("silu and residual", added, &residual, inputs, 1));
             all.push(with_epilogue("index", product, &index, &[], 0));

@@ -3,7 +3,7 @@
 use super::Tier;
 use super::map::ordinary;
 use crate::data::{Case, Place, Problem};
-use starling_contract::{DType, Map, Program, View};
+use starling_contract::{DType, Immediates, Map, Program, View};
 use starling_ops::defs::{Definition, Domain};
 use starling_ops::program::{Builder, NodeId};
 use starling_ops::trace::{Real, Trace, Word};
@@ -11,34 +11,48 @@ use starling_ops::{Key, Math};
 use std::cell::RefCell;
 use std::sync::Arc;
 
+/// A program and the numbers that travel beside it.
+#[derive(Clone)]
+pub struct Traced {
+    pub program: Arc<Program>,
+    pub immediates: Immediates,
+}
+
 /// A program written against the tracing target.
-pub fn traced(f: impl FnOnce(Trace<'_>) -> Vec<Real>) -> Arc<Program> {
+pub fn traced(f: impl FnOnce(Trace<'_>) -> Vec<Real>) -> Traced {
     let builder = RefCell::new(Builder::new());
     let outputs: Vec<NodeId> = f(Trace(&builder)).into_iter().map(|r| r.0).collect();
-    Arc::new(builder.into_inner().finish(&outputs))
+    let (program, immediates) = builder.into_inner().finish_with_immediates(&outputs);
+    Traced { program: Arc::new(program), immediates }
+}
+
+/// The scalars of a definition's cases, as numbers that a user passed.
+pub fn scalars(t: Trace<'_>, definition: &Definition) -> Vec<NodeId> {
+    definition.scalars.iter().map(|s| t.immediate(s.1).0).collect()
 }
 
 /// Applies a definition within a program.
 pub fn apply(t: Trace<'_>, name: &str, args: &[Real]) -> Vec<Real> {
     let definition = Definition::find(name).expect("a definition of the registry");
     let args: Vec<NodeId> = args.iter().map(|a| a.0).collect();
-    let nodes = definition.put(t.0, &args, &definition.default_scalars());
+    let nodes = definition.put(t.0, &args, &scalars(t, definition));
     nodes.into_iter().map(Real).collect()
 }
 
 /// Inputs, then parameters, then outputs: how the arrays of a case are laid out.
-fn verb(p: Problem, program: &Arc<Program>, inputs: usize, params: usize) -> Problem {
-    let program = program.clone();
+fn verb(p: Problem, traced: &Traced, inputs: usize, params: usize) -> Problem {
+    let Traced { program, immediates } = traced.clone();
     p.verb(move |v: &[View]| {
         let (inputs, rest) = v.split_at(inputs);
         let (params, outputs) = rest.split_at(params);
         let (inputs, params, outputs) = (inputs.to_vec(), params.to_vec(), outputs.to_vec());
-        Map { program: program.clone(), params, inputs, outputs }.into()
+        Map { program: program.clone(), params, immediates, inputs, outputs }.into()
     })
 }
 
 pub fn cases(tier: Tier, all: &mut Vec<Case>) {
     parameters(all);
+    immediates(all);
     random(tier, all);
     fused(tier, all);
     optimizer(all);
@@ -72,6 +86,40 @@ fn parameters(all: &mut Vec<Case>) {
             p.output(DType::F32, shape, place);
             verb(p, &program, 1, 0)
         }));
+    }
+}
+
+/// Numbers that travel with the verb, with what is made of them alone, up to sixteen.
+fn immediates(all: &mut Vec<Case>) {
+    let all_of_them = traced(|t| {
+        let terms = (0..16).map(|i| t.immediate(0.3 + 0.1 * f64::from(i)));
+        let sum = terms.fold(t.input(0), |sum, c| t.mul(t.add(sum, c), c));
+        vec![sum]
+    });
+    let made = traced(|t| {
+        let (a, b) = (t.immediate(0.1), t.immediate(-2.5));
+        let scale = t.div(t.lit(1.0), t.sub(t.lit(1.0), a));
+        let alone = t.mul(a, b);
+        vec![t.select(t.lt(t.input(0), b), alone, t.mul(t.input(0), scale)), alone, b]
+    });
+    let neutral = traced(|t| {
+        let (zero, one) = (t.immediate(0.0), t.immediate(1.0));
+        vec![t.mul(t.input(0), one), t.add(t.input(0), zero), t.mul(t.input(0), zero)]
+    });
+    let programs = [("of sixteen", all_of_them), ("made of others", made), ("0 and 1", neutral)];
+    for (label, program) in programs {
+        for place in [Place::Contiguous, Place::Gaps] {
+            let program = program.clone();
+            let name = format!("{label} [67] {place:?}");
+            all.push(Case::new("immediate", name, move |title| {
+                let mut p = Problem::new(title);
+                p.uniform(&[67], place);
+                for _ in program.program.outputs() {
+                    p.output(DType::F32, &[67], place);
+                }
+                verb(p, &program, 1, 0)
+            }));
+        }
     }
 }
 
@@ -186,13 +234,13 @@ fn optimizer(all: &mut Vec<Case>) {
             for factor in [0.01, 0.5, 3.5, 10.0].into_iter().take(params) {
                 p.values(DType::F32, &[1], Place::Contiguous, move |_| factor);
             }
-            let program = program.clone();
+            let Traced { program, immediates } = program.clone();
             p.verb(move |v: &[View]| {
                 // The parameter and its state are written, the gradient is not.
                 let outputs = [0, 2, 3].into_iter().filter(|&i| i < state);
                 let outputs = outputs.map(|i| v[i].clone()).collect();
                 let (inputs, params) = (v[..state].to_vec(), v[state..].to_vec());
-                Map { program: program.clone(), params, inputs, outputs }.into()
+                Map { program: program.clone(), params, immediates, inputs, outputs }.into()
             })
         }));
     }

@@ -1,11 +1,10 @@
 //! Reductions.
 
 use super::Tier;
-use super::programs::{apply, traced};
+use super::programs::{Traced, apply, traced};
 use crate::data::{Case, Place, Problem};
-use starling_contract::{DType, Program, Reduce, ReduceKind, View};
+use starling_contract::{DType, Reduce, ReduceKind, View};
 use starling_ops::Math;
-use std::sync::Arc;
 
 const KINDS: [ReduceKind; 8] = [
     ReduceKind::Sum,
@@ -42,13 +41,19 @@ fn detail(kind: ReduceKind) -> String {
 }
 
 /// The verb over the first arrays as inputs and the last as output.
-fn verb(p: Problem, kind: ReduceKind, program: &Arc<Program>, axes: u32) -> Problem {
-    let program = program.clone();
+fn verb(p: Problem, kind: ReduceKind, traced: &Traced, axes: u32) -> Problem {
+    let Traced { program, immediates } = traced.clone();
     p.verb(move |v: &[View]| {
         let (output, inputs) = v.split_last().expect("arrays");
         let (inputs, output, program) = (inputs.to_vec(), output.clone(), program.clone());
-        Reduce { kind, program, params: Vec::new(), inputs, workspace: None, axes, output }.into()
+        let (params, workspace) = (Vec::new(), None);
+        Reduce { kind, program, params, immediates, inputs, workspace, axes, output }.into()
     })
+}
+
+/// The elements themselves.
+fn element() -> Traced {
+    traced(|t| vec![t.input(0)])
 }
 
 fn reduced(shape: &[usize], axes: u32) -> Vec<usize> {
@@ -91,7 +96,7 @@ fn identity(kind: ReduceKind, shape: &[usize], axes: u32, data: Data, places: [P
             }
         });
         output(&mut p, kind, &shape, axes, out);
-        verb(p, kind, &Arc::new(Program::identity()), axes)
+        verb(p, kind, &element(), axes)
     });
     if undefined { case.special() } else { case }
 }
@@ -152,7 +157,12 @@ fn nothing(kind: ReduceKind, all: &mut Vec<Case>) {
 fn programs(kind: ReduceKind, all: &mut Vec<Case>) {
     let product = traced(|t| vec![t.mul(t.input(0), t.input(1))]);
     let gelu = traced(|t| apply(t, "gelu", &[t.fma(t.input(0), t.lit(3.0), t.input(1))]));
-    for (label, program) in [("a * b", product), ("gelu(3a + b)", gelu)] {
+    let scaled = traced(|t| {
+        let shifted = t.sub(t.input(0), t.immediate(0.25));
+        vec![t.mul(t.mul(shifted, t.immediate(1.7)), t.input(1))]
+    });
+    let all_of_them = [("a * b", product), ("gelu(3a + b)", gelu), ("numbers", scaled)];
+    for (label, program) in all_of_them {
         for (shape, axes) in [(&[5, 33][..], 0b10), (&[33, 5], 0b01), (&[3, 4, 5], 0b111)] {
             let program = program.clone();
             let title = format!("{}of {label} {shape:?} axes {axes:#b}", detail(kind));
@@ -178,7 +188,7 @@ fn types(kind: ReduceKind, all: &mut Vec<Case>) {
                     _ => f64::from(r.uniform()) * 2.0 - 1.0,
                 });
                 output(&mut p, kind, shape, axes, Place::Contiguous);
-                verb(p, kind, &Arc::new(Program::identity()), axes)
+                verb(p, kind, &element(), axes)
             }));
         }
     }
@@ -210,7 +220,7 @@ fn special(kind: ReduceKind, all: &mut Vec<Case>) {
             });
             let axes = if along_rows { 0b10 } else { 0b01 };
             output(&mut p, kind, &shape, axes, Place::Contiguous);
-            verb(p, kind, &Arc::new(Program::identity()), axes)
+            verb(p, kind, &element(), axes)
         });
         all.push(case.special());
     }

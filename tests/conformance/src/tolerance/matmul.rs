@@ -14,7 +14,7 @@ pub fn gemm(v: &Gemm, bound: Bound) -> Result<Vec<Vec<Enclosure>>> {
     let len = product.len();
     let mut operands = inputs(bound, &e.inputs)?;
     operands.insert(0, product);
-    let all = enclose(bound, &e.program, &operands, &e.params, len)?;
+    let all = enclose(bound, &e.program, &operands, (&e.params, &e.immediates), len)?;
     let dtypes = std::iter::once(v.c.dtype).chain(e.outputs.iter().map(|o| o.dtype));
     Ok(all.into_iter().zip(dtypes).map(|(e, dtype)| truths(dtype, e)).collect())
 }

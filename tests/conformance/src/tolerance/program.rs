@@ -1,7 +1,7 @@
 //! Elementwise programs and reductions of them.
 
 use super::{U, sum_factor};
-use starling_contract::{DType, Map, Program, Reduce, ReduceKind, Result, View};
+use starling_contract::{DType, Immediates, Map, Program, Reduce, ReduceKind, Result, View};
 use starling_ops::Bound;
 use starling_ops::bound::{Enclosure, Whole};
 use starling_ops::program::{Env, Slot};
@@ -13,7 +13,7 @@ pub fn enclose(
     bound: Bound,
     program: &Program,
     inputs: &[Vec<Enclosure>],
-    params: &[View],
+    (params, immediates): (&[View], &Immediates),
     len: usize,
 ) -> Result<Vec<Vec<Enclosure>>> {
     let mut words = Vec::new();
@@ -24,6 +24,8 @@ pub fn enclose(
     let reals: Vec<Enclosure> =
         words.iter().map(|&w| bound.input(f64::from(f32::from_bits(w)))).collect();
     let words: Vec<Whole> = words.iter().map(|&value| Whole { value, certain: true }).collect();
+    let immediates: Vec<Enclosure> =
+        immediates.values().map(|x| bound.input(f64::from(x))).collect();
     let mut outputs = vec![Vec::with_capacity(len); program.outputs().len()];
     let mut slots: Vec<Slot<Bound>> = Vec::new();
     let mut element = vec![Enclosure::exact(0.0); inputs.len()];
@@ -32,7 +34,8 @@ pub fn enclose(
             *e = input[i];
         }
         let index = Whole { value: i as u32, certain: true };
-        let env = Env { inputs: &element, params: &reals, words: &words, index };
+        let env =
+            Env { inputs: &element, params: &reals, words: &words, immediates: &immediates, index };
         program.eval(bound, &env, &mut slots, |o, e| outputs[o].push(e));
     }
     Ok(outputs)
@@ -65,14 +68,16 @@ pub fn truths(dtype: DType, values: Vec<Enclosure>) -> Vec<Enclosure> {
 
 pub fn map(v: &Map, bound: Bound) -> Result<Vec<Vec<Enclosure>>> {
     let len = v.outputs.first().map_or(0, View::len);
-    let all = enclose(bound, &v.program, &inputs(bound, &v.inputs)?, &v.params, len)?;
+    let leaves = (&v.params[..], &v.immediates);
+    let all = enclose(bound, &v.program, &inputs(bound, &v.inputs)?, leaves, len)?;
     Ok(all.into_iter().zip(&v.outputs).map(|(e, view)| truths(view.dtype, e)).collect())
 }
 
 pub fn reduce(v: &Reduce, bound: Bound) -> Result<Vec<Vec<Enclosure>>> {
     let shape = v.inputs[0].shape();
     let len = v.inputs[0].len();
-    let values = enclose(bound, &v.program, &inputs(bound, &v.inputs)?, &v.params, len)?;
+    let leaves = (&v.params[..], &v.immediates);
+    let values = enclose(bound, &v.program, &inputs(bound, &v.inputs)?, leaves, len)?;
     let mut groups = vec![Vec::new(); v.output.len()];
     for (i, e) in values[0].iter().enumerate() {
         groups[starling_reference::group(shape, v.axes, i)].push(*e);

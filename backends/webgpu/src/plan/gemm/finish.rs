@@ -138,7 +138,7 @@ pub fn finish(k: &mut Kernel, v: &Gemm, s: &Sizes) -> bool {
         names.push(format!("x{}", i + 1));
         classes = classes * 3 + x.class as u32;
     }
-    parameters(k, &e.program, &e.params);
+    parameters(k, &e.program, &e.params, &e.immediates);
     k.program("program", &e.program);
     let index = match s.swapped {
         false => "(z * $m + row) * $n + 4u * q + LANEu",

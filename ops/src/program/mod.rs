@@ -1,9 +1,15 @@
 //! Programs: elementwise expressions as data, the form in which backends receive them.
 
+mod builder;
+mod immediates;
+
+pub use builder::Builder;
+pub use immediates::{Immediates, MAX_IMMEDIATES};
+
 use crate::math::{Key, Math};
 use crate::scalar::Scalar;
-use std::collections::HashMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 /// What a node computes. The kind of its result is [`Op::kind`], of its arguments fixed by the
 /// method of [`Math`] that it stands for.
@@ -15,7 +21,9 @@ pub enum Op {
     Param(u16),
     /// Word `i` of the verb's parameters as an integer.
     ParamWord(u16),
-    /// A constant: the bits of an f64, rounded once to the target's type.
+    /// Word `i` of the verb's [`Immediates`] as a real number: what a user gave as a number.
+    Imm(u16),
+    /// A constant of a definition: the bits of an f64, rounded once to the target's type.
     Const(u64),
     /// An integer constant.
     ConstWord(u32),
@@ -148,7 +156,7 @@ impl Op {
     pub fn arity(self) -> usize {
         use Op::*;
         match self {
-            Input(_) | Param(_) | ParamWord(_) | Const(_) | ConstWord(_) | Index => 0,
+            Input(_) | Param(_) | ParamWord(_) | Imm(_) | Const(_) | ConstWord(_) | Index => 0,
             Hold | Neg | Abs | Floor | Round | Sqrt | Rsqrt | Exp | Expm1 | Log | Log1p | Sin
             | Cos | Tanh | Erf | Sigmoid | Softplus | Not | UShl(_) | UShr(_) | ToReal | ToUint
             | Bits | FromBits => 1,
@@ -161,7 +169,7 @@ impl Op {
     /// How many leading arguments may change places without changing a bit of the result.
     ///
     /// `min` and `max` are not among them: they tell +0 from -0 by position.
-    fn commuting(self) -> bool {
+    pub(crate) fn commuting(self) -> bool {
         use Op::*;
         matches!(
             self,
@@ -190,136 +198,13 @@ pub type NodeId = u16;
 pub struct Node {
     /// What is computed.
     pub op: Op,
-    args: [NodeId; 6],
+    pub(crate) args: [NodeId; 6],
 }
 
 impl Node {
     /// The arguments, in the order of the [`Math`] method.
     pub fn args(&self) -> &[NodeId] {
         &self.args[..self.op.arity()]
-    }
-}
-
-/// Collects nodes: equal nodes are one node, constants are folded, operands of commutative
-/// operations are ordered.
-#[derive(Debug, Default)]
-pub struct Builder {
-    nodes: Vec<Node>,
-    known: HashMap<Node, NodeId>,
-}
-
-impl Builder {
-    /// An empty program.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The node with this operation and these arguments, made if there is none.
-    ///
-    /// # Panics
-    /// When the program would have more than 65,536 nodes; the engine's plan stops far below.
-    pub fn put(&mut self, op: Op, args: &[NodeId]) -> NodeId {
-        debug_assert_eq!(args.len(), op.arity(), "{op:?}");
-        let mut node = Node { op, args: [0; 6] };
-        node.args[..args.len()].copy_from_slice(args);
-        if op.commuting() && node.args[0] > node.args[1] {
-            node.args.swap(0, 1);
-        }
-        if let Some(id) = self.simplify(node) {
-            return id;
-        }
-        if let Some(&id) = self.known.get(&node) {
-            return id;
-        }
-        let id = NodeId::try_from(self.nodes.len()).expect("a program has at most 65,536 nodes");
-        self.nodes.push(node);
-        self.known.insert(node, id);
-        id
-    }
-
-    /// A constant.
-    pub fn constant(&mut self, x: f64) -> NodeId {
-        self.put(Op::Const(x.to_bits()), &[])
-    }
-
-    fn as_const(&self, id: NodeId) -> Option<f64> {
-        match self.nodes[id as usize].op {
-            Op::Const(bits) => Some(f64::from_bits(bits)),
-            _ => None,
-        }
-    }
-
-    /// Rewrites that keep every bit of the result, NaN and signed zeros included; and constants.
-    fn simplify(&mut self, node: Node) -> Option<NodeId> {
-        let args = node.args();
-        let is = |s: &Self, i: usize, x: f64| s.as_const(args[i]) == Some(x);
-        match node.op {
-            Op::Mul if is(self, 0, 1.0) => return Some(args[1]),
-            Op::Mul if is(self, 1, 1.0) => return Some(args[0]),
-            Op::Mul if is(self, 0, -1.0) => return Some(self.put(Op::Neg, &[args[1]])),
-            Op::Mul if is(self, 1, -1.0) => return Some(self.put(Op::Neg, &[args[0]])),
-            Op::Div if is(self, 1, 1.0) => return Some(args[0]),
-            Op::Fma | Op::MulAdd if is(self, 0, 1.0) => {
-                return Some(self.put(Op::Add, &[args[1], args[2]]));
-            }
-            Op::Fma | Op::MulAdd if is(self, 1, 1.0) => {
-                return Some(self.put(Op::Add, &[args[0], args[2]]));
-            }
-            Op::Neg => {
-                let inner = self.nodes[args[0] as usize];
-                if inner.op == Op::Neg {
-                    return Some(inner.args[0]);
-                }
-            }
-            Op::Select if args[1] == args[2] => return Some(args[1]),
-            _ => {}
-        }
-        if node.op.kind() != Kind::Real || args.is_empty() || node.op == Op::Uniform {
-            return None;
-        }
-        let values: Vec<f64> = args.iter().map_while(|&a| self.as_const(a)).collect();
-        if values.len() != args.len() {
-            return None;
-        }
-        let mut slots: Vec<Slot<Scalar<f64>>> = values.into_iter().map(Slot::V).collect();
-        let ids: Vec<NodeId> = (0..slots.len() as NodeId).collect();
-        let value = apply(Scalar::<f64>::NEW, node.op, &ids, &mut slots);
-        let Slot::V(x) = value else { return None };
-        Some(self.constant(x))
-    }
-
-    /// The finished program: dead nodes dropped, the rest numbered in order of first use.
-    pub fn finish(&self, outputs: &[NodeId]) -> Program {
-        let mut renumbered = vec![None; self.nodes.len()];
-        let mut nodes = Vec::new();
-        for &root in outputs {
-            self.visit(root, &mut renumbered, &mut nodes);
-        }
-        let outputs: Vec<NodeId> =
-            outputs.iter().map(|&o| renumbered[o as usize].unwrap_or_default()).collect();
-        Program::from_parts(nodes, outputs)
-    }
-
-    /// Appends what `root` needs, arguments first, without recursion.
-    fn visit(&self, root: NodeId, renumbered: &mut [Option<NodeId>], nodes: &mut Vec<Node>) {
-        let mut stack = vec![(root, false)];
-        while let Some((id, ready)) = stack.pop() {
-            if renumbered[id as usize].is_some() {
-                continue;
-            }
-            let mut node = self.nodes[id as usize];
-            if ready {
-                let arity = node.op.arity();
-                for a in &mut node.args[..arity] {
-                    *a = renumbered[*a as usize].unwrap_or_default();
-                }
-                renumbered[id as usize] = Some(nodes.len() as NodeId);
-                nodes.push(node);
-            } else {
-                stack.push((id, true));
-                stack.extend(node.args().iter().rev().map(|&a| (a, false)));
-            }
-        }
     }
 }
 
@@ -408,6 +293,7 @@ pub fn apply<M: Math>(m: M, op: Op, args: &[NodeId], slots: &mut [Slot<M>]) -> S
         Op::Input(_)
         | Op::Param(_)
         | Op::ParamWord(_)
+        | Op::Imm(_)
         | Op::Const(_)
         | Op::ConstWord(_)
         | Op::Index => unreachable!("{op:?} is a leaf"),
@@ -422,6 +308,8 @@ pub struct Env<'a, M: Math> {
     pub params: &'a [M::V],
     /// Each parameter as a word.
     pub words: &'a [M::U],
+    /// Each immediate.
+    pub immediates: &'a [M::V],
     /// The element's index.
     pub index: M::U,
 }
@@ -429,28 +317,30 @@ pub struct Env<'a, M: Math> {
 /// An elementwise expression with any number of outputs, in an order in which it can be evaluated.
 ///
 /// Equal expressions give equal programs with equal [`Program::hash`]: a backend caches what it
-/// compiles under it. A parameter's value is not part of a program.
+/// compiles under it. Values of parameters and immediates are not part of a program.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Program {
     nodes: Vec<Node>,
     outputs: Vec<NodeId>,
     inputs: usize,
     params: usize,
+    immediates: usize,
     hash: u64,
 }
 
 impl Program {
     fn from_parts(nodes: Vec<Node>, outputs: Vec<NodeId>) -> Self {
-        let (mut inputs, mut params) = (0, 0);
+        let (mut inputs, mut params, mut immediates) = (0, 0, 0);
         for node in &nodes {
             match node.op {
                 Op::Input(i) => inputs = inputs.max(usize::from(i) + 1),
                 Op::Param(i) | Op::ParamWord(i) => params = params.max(usize::from(i) + 1),
+                Op::Imm(i) => immediates = immediates.max(usize::from(i) + 1),
                 _ => {}
             }
         }
         let hash = fingerprint(&nodes, &outputs);
-        Self { nodes, outputs, inputs, params, hash }
+        Self { nodes, outputs, inputs, params, immediates, hash }
     }
 
     /// A program made by `f`, which puts nodes and names the outputs.
@@ -485,6 +375,11 @@ impl Program {
         self.params
     }
 
+    /// One more than the largest immediate that is read.
+    pub fn immediate_count(&self) -> usize {
+        self.immediates
+    }
+
     /// The same on every machine and in every version that builds the same nodes.
     pub fn hash(&self) -> u64 {
         self.hash
@@ -504,7 +399,7 @@ impl Program {
     /// Evaluates over any target; `slots` is working memory that may be reused between calls.
     ///
     /// # Panics
-    /// When `env` has fewer inputs or parameters than the program reads.
+    /// When `env` has fewer inputs, parameters or immediates than the program reads.
     pub fn eval<M: Math>(
         &self,
         m: M,
@@ -518,6 +413,7 @@ impl Program {
                 Op::Input(i) => Slot::V(env.inputs[usize::from(i)]),
                 Op::Param(i) => Slot::V(env.params[usize::from(i)]),
                 Op::ParamWord(i) => Slot::U(env.words[usize::from(i)]),
+                Op::Imm(i) => Slot::V(env.immediates[usize::from(i)]),
                 Op::Const(bits) => Slot::V(m.lit(f64::from_bits(bits))),
                 Op::ConstWord(x) => Slot::U(m.ulit(x)),
                 Op::Index => Slot::U(env.index),
@@ -532,13 +428,19 @@ impl Program {
         }
     }
 
-    /// Evaluates in f64 or f32 on plain numbers; the convenience of tests and of the reference.
+    /// Evaluates a program without immediates in f64 on plain numbers; the convenience of tests.
     pub fn eval_f64(&self, inputs: &[f64], params: &[u32], index: u32) -> Vec<f64> {
         let reals: Vec<f64> = params.iter().map(|&w| f64::from(f32::from_bits(w))).collect();
-        let env = Env { inputs, params: &reals, words: params, index };
+        let env = Env { inputs, params: &reals, words: params, immediates: &[], index };
         let mut out = vec![f64::NAN; self.outputs.len()];
         self.eval(Scalar::<f64>::NEW, &env, &mut Vec::new(), |i, v| out[i] = v);
         out
+    }
+}
+
+impl Hash for Program {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
     }
 }
 
