@@ -144,6 +144,12 @@ fn products() {
     check("matmul", &[&[3, 4], &[4, 2]], |t| t[0].matmul(&t[1]));
     check("batched", &[&[2, 3, 4], &[4, 2]], |t| t[0].matmul(&t[1]));
     check("batch broadcast", &[&[1, 3, 4], &[2, 4, 2]], |t| t[0].matmul(&t[1]));
+    check("shared matrix", &[&[2, 3, 2, 4], &[4, 2]], |t| t[0].matmul(&t[1]));
+    check("shared operands", &[&[2, 1, 3, 4], &[1, 3, 4, 2]], |t| t[0].matmul(&t[1]));
+    check("fewer axes", &[&[3, 4], &[2, 4, 2]], |t| t[0].matmul(&t[1]));
+    check("transposed", &[&[4, 2, 3], &[2, 4]], |t| {
+        t[0].permute(&[1, 2, 0])?.matmul(&t[1].transpose(0, 1)?)
+    });
     check("vector", &[&[4], &[4, 2]], |t| t[0].matmul(&t[1]));
     check("dot", &[&[4], &[4]], |t| t[0].matmul(&t[1]));
     let gelu = Definition::find("gelu_tanh");

@@ -188,7 +188,8 @@ fn comparisons_and_steps_are_outside_the_graph() -> Result<()> {
 fn narrow_values_have_narrow_gradients() -> Result<()> {
     let device = reference();
     let x = narrow(&device, &[1.0, 3.0, 3.0, -2.0]).requires_grad();
-    let cases: [(&str, fn(&Tensor) -> Result<Tensor>, [f32; 4]); 8] = [
+    type Case = (&'static str, fn(&Tensor) -> Result<Tensor>, [f32; 4]);
+    let cases: [Case; 8] = [
         ("max", |x| x.max(&[0], false), [0.0, 0.5, 0.5, 0.0]),
         ("min", |x| x.min(&[0], false), [0.0, 0.0, 0.0, 1.0]),
         ("var", |x| x.var(&[0], 0, false), [-0.125, 0.875, 0.875, -1.625]),
@@ -268,5 +269,164 @@ fn a_gradient_that_is_held_does_not_change() -> Result<()> {
         assert_eq!((gradient(&a), gradient(&b)), (vec![expected], vec![expected]));
     }
     assert_eq!(numbers(&upstream), [3.0]);
+    Ok(())
+}
+
+#[test]
+fn eight_micro_batches_cost_one_gradient_of_memory() -> Result<()> {
+    const SIDE: usize = 128;
+    let device = reference();
+    let square = |seed: f32| -> Result<Tensor> {
+        let data: Vec<f32> = (0..SIDE * SIDE).map(|i| (i as f32 * 0.37 + seed).sin()).collect();
+        Tensor::from_slice(&device, &data, &[SIDE, SIDE])
+    };
+    let parameters =
+        [square(0.0)?.requires_grad(), square(1.0)?.requires_grad(), square(2.0)?.requires_grad()];
+    let gradients = 3 * SIDE * SIDE * 4;
+    let x = Tensor::ones(&device, DType::F32, &[2, SIDE])?;
+    let peak = |batches: usize| -> Result<usize> {
+        parameters.iter().for_each(Tensor::zero_grad);
+        device.reset_peak();
+        for _ in 0..batches {
+            let mut h = x.clone();
+            for p in &parameters {
+                // An elementwise use too, whose gradient is an expression.
+                h = h.matmul(&p.tanh()?)?;
+            }
+            h.sum_all()?.backward()?;
+        }
+        Ok(device.pool_stats().peak_bytes)
+    };
+    let (one, eight) = (peak(1)?, peak(8)?);
+    assert!(eight <= one + gradients, "{eight} bytes and not {one} + {gradients}");
+    Ok(())
+}
+
+#[test]
+fn the_slices_of_a_tensor_share_one_gradient() -> Result<()> {
+    const ROWS: usize = 64;
+    const COLUMNS: usize = 256;
+    let device = reference();
+    let x = Tensor::ones(&device, DType::F32, &[ROWS, COLUMNS])?.requires_grad();
+    let whole = ROWS * COLUMNS * 4;
+    let mut sum = Tensor::zeros(&device, DType::F32, &[COLUMNS])?;
+    for (i, row) in x.unbind(0)?.iter().enumerate() {
+        assert_eq!(row.shape(), [COLUMNS]);
+        sum = sum.add(&row.mul_scalar(i as f64)?)?;
+    }
+    let sum = sum.sum_all()?;
+    let before = device.counters().verb_bytes;
+    device.reset_peak();
+    let held = device.pool_stats().in_use_bytes;
+    sum.backward()?;
+    let moved = device.counters().verb_bytes - before;
+    assert!(moved < 20 * whole as u64, "{moved} bytes for a tensor of {whole}");
+    let peak = device.pool_stats().peak_bytes - held;
+    assert!(peak < 2 * whole, "{peak} bytes for a tensor of {whole}");
+    let found = gradient(&x);
+    assert!((0..ROWS * COLUMNS).all(|i| found[i] == (i / COLUMNS) as f32));
+    // Overlapping, backwards, and beside a use of the whole, in a graph and for a leaf.
+    x.zero_grad();
+    let y = x.mul_scalar(1.0)?;
+    for t in [&x, &y] {
+        let all = t.sqr()?.mul_scalar(0.5)?.sum_all()?;
+        let parts = t.narrow(0, 0, 3)?.sum_all()?.add(&t.slice(0, 3, 2, -2)?.sum_all()?)?;
+        all.add(&parts)?.add(&t.sum_all()?)?.backward()?;
+    }
+    let found = gradient(&x);
+    for (row, expected) in [(0, 6.0), (1, 8.0), (2, 6.0), (3, 6.0), (4, 4.0), (63, 4.0)] {
+        assert_eq!(found[row * COLUMNS], expected, "row {row}");
+    }
+    Ok(())
+}
+
+#[test]
+fn split_and_chunk_cut_an_axis() -> Result<()> {
+    let device = reference();
+    let x = Tensor::arange(&device, 10)?.requires_grad();
+    let lengths = |parts: Vec<Tensor>| parts.iter().map(Tensor::len).collect::<Vec<_>>();
+    assert_eq!(lengths(x.split(0, &[3, 0, 7])?), [3, 0, 7]);
+    // As PyTorch: equal parts but for the last, and fewer where there is not enough.
+    assert_eq!(lengths(x.chunk(0, 4)?), [3, 3, 3, 1]);
+    assert_eq!(lengths(x.chunk(0, 6)?), [2; 5]);
+    assert_eq!(lengths(x.chunk(0, 100)?), [1; 10]);
+    assert!(x.split(0, &[3, 3]).is_err() && x.split(1, &[1]).is_err());
+    assert!(x.split(0, &[usize::MAX, 11]).is_err());
+    assert!(x.chunk(0, 0).is_err() && x.unbind(1).is_err());
+    let parts = x.chunk(0, 4)?;
+    parts[1].mul(&parts[2])?.sum_all()?.backward()?;
+    assert_eq!(gradient(&x), [0.0, 0.0, 0.0, 6.0, 7.0, 8.0, 3.0, 4.0, 5.0, 0.0]);
+    Ok(())
+}
+
+#[test]
+fn a_product_with_a_shared_matrix_contracts_over_the_batch() -> Result<()> {
+    const N: usize = 64;
+    let device = reference();
+    let of = |shape: &[usize]| -> Result<Tensor> {
+        let n: usize = shape.iter().product();
+        let data: Vec<f32> = (0..n).map(|i| (i % 13) as f32 - 6.0).collect();
+        Ok(Tensor::from_slice(&device, &data, shape)?.requires_grad())
+    };
+    let (a, b) = (of(&[4, 8, 2, N])?, of(&[N, N])?);
+    let y = a.matmul(&b)?;
+    let upstream = of(&[4, 8, 2, N])?.detach();
+    device.reset_peak();
+    let held = device.pool_stats().in_use_bytes;
+    y.backward_with(&upstream)?;
+    let peak = device.pool_stats().peak_bytes - held;
+    let expected = (a.len() + b.len()) * 4;
+    assert!(peak <= expected + expected / 4, "{peak} bytes where results take {expected}");
+    // The same sum, formed batch by batch.
+    let mut sum = vec![0f32; N * N];
+    let (a, g) = (numbers(&a), numbers(&upstream));
+    for row in 0..64 {
+        for i in 0..N {
+            for j in 0..N {
+                sum[i * N + j] += a[row * N + i] * g[row * N + j];
+            }
+        }
+    }
+    assert_eq!(gradient(&b), sum);
+    Ok(())
+}
+
+#[test]
+fn threads_add_to_one_gradient() -> Result<()> {
+    const ROUNDS: usize = 50;
+    let device = Device::new("cpu")?;
+    let x = vector(&device, &[1.0; 512]).requires_grad();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for round in 0..ROUNDS {
+                    x.mul_scalar(2.0).unwrap().sum_all().unwrap().backward().unwrap();
+                    // Now and then the memory is not the slot's alone.
+                    let held = (round % 3 == 0).then(|| x.grad());
+                    assert!(x.grad().is_some());
+                    drop(held);
+                }
+            });
+        }
+    });
+    assert_eq!(gradient(&x), [8.0 * ROUNDS as f32; 512]);
+    Ok(())
+}
+
+#[test]
+fn a_failed_addition_leaves_the_gradient_as_it_was() -> Result<()> {
+    const BYTES: usize = 1 << 16;
+    let backend: Arc<dyn Backend> = Arc::new(starling_reference::ReferenceBackend::new());
+    let device = Device::with_memory_limit(backend, 7 * BYTES / 2)?;
+    let x = Tensor::from_slice(&device, &[1f32; BYTES / 4], &[BYTES / 4])?.requires_grad();
+    x.backward_with(&Tensor::full(&device, DType::F32, x.shape(), 2.0)?)?;
+    // Held, so that the sum needs memory of its own.
+    let held = x.grad().unwrap();
+    let error = x.backward_with(&Tensor::full(&device, DType::F32, x.shape(), 3.0)?);
+    assert!(matches!(error, Err(Error::Backend(_))), "{error:?}");
+    assert_eq!(gradient(&x), [2.0; BYTES / 4]);
+    drop(held);
+    x.backward_with(&Tensor::full(&device, DType::F32, x.shape(), 3.0)?)?;
+    assert_eq!(gradient(&x), [5.0; BYTES / 4]);
     Ok(())
 }

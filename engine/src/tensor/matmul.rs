@@ -2,7 +2,7 @@
 
 use super::Tensor;
 use super::autograd::{Backward, Operation, Saved, record};
-use super::elementwise::{broadcast, sum_to};
+use super::elementwise::broadcast;
 use crate::error::{Error, Result};
 use crate::plan::{self, Lazy, Node};
 use starling_contract::{DType, Epilogue, Gemm, Immediates, Program, ReduceKind, View};
@@ -29,6 +29,14 @@ fn gemm(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         return Err(mismatch());
     }
     let (m, k, n) = (a.shape()[ra - 2], a.shape()[ra - 1], b.shape()[rb - 1]);
+    if rb == 2 && ra > 2 && k > 0 {
+        // One product of all rows, where they lie evenly.
+        let view = a.view()?;
+        if view.layout.reshape(&[a.len() / k, k]).is_some() {
+            let shape = [&a.shape()[..ra - 1], &[n]].concat();
+            return gemm(&a.reshape(&[a.len() / k, k])?, b)?.reshape(&shape);
+        }
+    }
     let batch = broadcast("matmul", &[&a.shape()[..ra - 2], &b.shape()[..rb - 2]])?;
     let operand = |t: &Tensor, rows: usize, cols: usize| -> Result<View> {
         let view = t.view()?;
@@ -53,13 +61,40 @@ impl Operation for Matmul {
     }
 
     fn backward(&self, upstream: &Tensor, wanted: &[bool]) -> Result<Backward> {
-        let (a, b) = (self.a.get(self.name())?, self.b.get(self.name())?);
-        let d_a = || sum_to(&gemm(upstream, &b.transpose(-1, -2)?)?, a.shape());
-        let d_b = || sum_to(&gemm(&a.transpose(-1, -2)?, upstream)?, b.shape());
-        let d_a = wanted[0].then(d_a).transpose()?;
-        let d_b = wanted[1].then(d_b).transpose()?;
+        let [a, b] = operands([&self.a, &self.b], upstream, self.name())?;
+        let (g_t, b_t) = (upstream.transpose(-1, -2)?, b.transpose(-1, -2)?);
+        let d_a = wanted[0].then(|| contract(&g_t, &b_t, a.shape())).transpose()?;
+        let d_b = wanted[1].then(|| contract(&a, upstream, b.shape())).transpose()?;
         Ok(Backward::Gradients(vec![d_a, d_b]))
     }
+}
+
+/// Saved operands in the type of the gradient that they are multiplied with.
+fn operands(saved: [&Saved; 2], upstream: &Tensor, op: &'static str) -> Result<[Tensor; 2]> {
+    let of = |saved: &Saved| saved.get(op)?.to_dtype(upstream.dtype());
+    Ok([of(saved[0])?, of(saved[1])?])
+}
+
+/// `p^T q` for `p [.., r, i]` and `q [.., r, j]`, to `shape = [.., i, j]`. Batch axes that `shape`
+/// lacks, because its operand was repeated along them, are summed in the product together with `r`:
+/// nothing larger than the result is formed.
+fn contract(p: &Tensor, q: &Tensor, shape: &[usize]) -> Result<Tensor> {
+    let lead = |t: &Tensor| t.shape()[..t.rank() - 2].to_vec();
+    let batch = broadcast("matmul", &[&lead(p), &lead(q)])?;
+    let missing = batch.len() - (shape.len() - 2);
+    let is_summed = |&i: &usize| i < missing || (shape[i - missing] == 1 && batch[i] != 1);
+    let (summed, kept): (Vec<usize>, Vec<usize>) = (0..batch.len()).partition(is_summed);
+    if summed.is_empty() {
+        return gemm(&p.transpose(-1, -2)?, q);
+    }
+    let axes = [&kept[..], &summed, &[batch.len(), batch.len() + 1]].concat();
+    let rows = summed.iter().map(|&i| batch[i]).product::<usize>() * p.shape()[p.rank() - 2];
+    let fold = |t: &Tensor| {
+        let [.., r, c] = *t.shape() else { return Ok(t.clone()) };
+        let folded: Vec<usize> = kept.iter().map(|&i| batch[i]).chain([rows, c]).collect();
+        t.broadcast_to(&[&batch[..], &[r, c]].concat())?.permute(&axes)?.reshape(&folded)
+    };
+    gemm(&fold(p)?.transpose(-1, -2)?, &fold(q)?)?.reshape(shape)
 }
 
 struct Linear {
@@ -88,7 +123,7 @@ impl Operation for Linear {
     }
 
     fn backward(&self, upstream: &Tensor, wanted: &[bool]) -> Result<Backward> {
-        let (x, w) = (self.x.get(self.name())?, self.weight.get(self.name())?);
+        let [x, w] = operands([&self.x, &self.weight], upstream, self.name())?;
         let (inputs, outputs) = (w.shape()[0], w.shape()[1]);
         let g = self.before_activation(upstream)?;
         let g = g.reshape(&[g.len() / outputs.max(1), outputs])?;
@@ -152,7 +187,7 @@ impl Tensor {
                 out.squeeze(out.rank() - 1)
             }
             _ => {
-                let out = gemm(self, other)?;
+                let out = gemm(&self.detach(), &other.detach())?;
                 Ok(record(out.node().clone(), &[self, other], || Matmul {
                     a: Saved::new(self),
                     b: Saved::new(other),

@@ -10,6 +10,7 @@ mod reduce;
 mod rows;
 mod shape;
 mod slot;
+mod split;
 mod tape;
 
 pub use attention::AttentionOptions;
