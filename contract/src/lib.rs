@@ -28,7 +28,7 @@ pub use host::HostStorage;
 pub use identity::DeviceId;
 pub use layout::{Layout, MAX_RANK, Storage, View};
 pub use maybe::{MaybeSend, MaybeSync};
-pub use pool::{Buffer, Pool, PoolStats};
+pub use pool::{Buffer, Capture, Pool, PoolStats};
 pub use starling_ops::program::Immediates;
 pub use starling_ops::{DType, Program};
 pub use verb::{

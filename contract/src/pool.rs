@@ -6,11 +6,15 @@ use crate::layout::Storage;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+/// Storages by size class.
+type Classes = HashMap<usize, Vec<Arc<dyn Storage>>>;
+
 /// Hands out storages by size class and takes them back when their [`Buffer`] is dropped.
 ///
 /// A freed storage may be handed out again at once although verbs that use it are still queued:
 /// the stream runs in order. It must not be used on another stream without an event. One that a
-/// [`crate::View`] still refers to is not handed out again, but for what a capture frees within.
+/// [`crate::View`] still refers to, in a captured list or on its way to a stream, is not handed out
+/// again before that view is gone, but for what a capture frees within; it stays on the books.
 pub struct Pool {
     backend: Arc<dyn Backend>,
     limit_bytes: usize,
@@ -20,13 +24,18 @@ pub struct Pool {
 
 #[derive(Default)]
 struct State {
-    free: HashMap<usize, Vec<Arc<dyn Storage>>>,
-    /// While a step is captured, storages freed within it: reusable within the capture only, and
-    /// owned by it afterwards.
-    private: Option<HashMap<usize, Vec<Arc<dyn Storage>>>>,
-    capture: u64,
+    free: Classes,
+    /// For each capture under way the storages freed within it: reusable within it only.
+    captures: HashMap<Capture, Classes>,
+    last_capture: u64,
+    /// Storages that no buffer has but that a view may refer to still.
+    held: Vec<(usize, Arc<dyn Storage>)>,
     stats: PoolStats,
 }
+
+/// Names a capture: see [`Pool::begin_capture`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Capture(u64);
 
 /// Counters of a pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,12 +46,54 @@ pub struct PoolStats {
     pub misses: u64,
     /// Bytes handed out now.
     pub in_use_bytes: usize,
-    /// The most bytes ever handed out at once since the last reset.
+    /// The most bytes ever in use and held at once since the last reset.
     pub peak_bytes: usize,
-    /// Bytes held for reuse.
+    /// Bytes that no buffer has but a captured list, or a verb on its way, refers to.
+    pub held_bytes: usize,
+    /// Bytes that lie free for reuse.
     pub free_bytes: usize,
     /// Bytes handed out beyond what was asked for (size classes).
     pub slack_bytes: usize,
+}
+
+impl PoolStats {
+    fn took(&mut self, class: usize, asked: usize) {
+        self.in_use_bytes += class;
+        self.slack_bytes += class - asked;
+        self.peak_bytes = self.peak_bytes.max(self.in_use_bytes + self.held_bytes);
+    }
+}
+
+impl State {
+    /// Moves what no view refers to any more to the free storages.
+    fn reclaim(&mut self) {
+        for (class, storage) in std::mem::take(&mut self.held) {
+            if Arc::strong_count(&storage) > 1 {
+                self.held.push((class, storage));
+                continue;
+            }
+            self.stats.held_bytes -= class;
+            self.stats.free_bytes += class;
+            self.free.entry(class).or_default().push(storage);
+        }
+    }
+
+    fn take_free(&mut self, class: usize) -> Option<Arc<dyn Storage>> {
+        let storage = self.free.get_mut(&class).and_then(Vec::pop)?;
+        self.stats.free_bytes -= class;
+        Some(storage)
+    }
+
+    fn take_captured(&mut self, capture: Capture, class: usize) -> Option<Arc<dyn Storage>> {
+        let storage = self.captures.get_mut(&capture)?.get_mut(&class)?.pop()?;
+        self.stats.held_bytes -= class;
+        Some(storage)
+    }
+
+    fn clear_free(&mut self) {
+        self.free.clear();
+        self.stats.free_bytes = 0;
+    }
 }
 
 /// A storage on loan from a pool, returned when dropped.
@@ -50,8 +101,8 @@ pub struct Buffer {
     storage: Arc<dyn Storage>,
     class: usize,
     asked: usize,
-    /// The capture that it was taken in; 0 outside one.
-    capture: u64,
+    /// The capture that it was taken in.
+    capture: Option<Capture>,
     pool: Weak<Pool>,
 }
 
@@ -102,20 +153,27 @@ impl Pool {
     /// [`Error::OutOfMemory`] when the limit or the device is exhausted, after giving back what
     /// lay free.
     pub fn get(&self, bytes: usize) -> Result<Buffer> {
+        self.take(bytes, None)
+    }
+
+    /// A buffer for a verb of the list that `capture` records. When it is dropped before
+    /// [`Pool::end_capture`] its memory serves that list again.
+    ///
+    /// # Errors
+    /// As [`Pool::get`].
+    pub fn get_captured(&self, bytes: usize, capture: Capture) -> Result<Buffer> {
+        self.take(bytes, Some(capture))
+    }
+
+    fn take(&self, bytes: usize, capture: Option<Capture>) -> Result<Buffer> {
         let class = class_of(bytes);
         let mut state = self.state();
-        let capture = if state.private.is_some() { state.capture } else { 0 };
-        let freed = match state.private.as_mut().and_then(|p| p.get_mut(&class)?.pop()) {
-            Some(storage) => Some(storage),
-            None => {
-                let storage = state.free.get_mut(&class).and_then(Vec::pop);
-                if storage.is_some() {
-                    state.stats.free_bytes -= class;
-                }
-                storage
-            }
-        };
-        let storage = match freed {
+        let again = capture.and_then(|c| state.take_captured(c, class));
+        let again = again.or_else(|| state.take_free(class)).or_else(|| {
+            state.reclaim();
+            state.take_free(class)
+        });
+        let storage = match again {
             Some(storage) => {
                 state.stats.hits += 1;
                 storage
@@ -125,29 +183,26 @@ impl Pool {
                 self.allocate(&mut state, class)?
             }
         };
-        let stats = &mut state.stats;
-        stats.in_use_bytes += class;
-        stats.slack_bytes += class - bytes;
-        stats.peak_bytes = stats.peak_bytes.max(stats.in_use_bytes);
+        state.stats.took(class, bytes);
         Ok(Buffer { storage, class, asked: bytes, capture, pool: self.weak.clone() })
     }
 
     fn allocate(&self, state: &mut State, class: usize) -> Result<Arc<dyn Storage>> {
-        let fits =
-            |s: &State| s.stats.in_use_bytes + s.stats.free_bytes + class <= self.limit_bytes;
-        if fits(state)
+        let fits = |s: &PoolStats| {
+            s.in_use_bytes + s.held_bytes + s.free_bytes + class <= self.limit_bytes
+        };
+        if fits(&state.stats)
             && let Ok(storage) = self.backend.alloc(class)
         {
             return Ok(storage);
         }
-        state.free.clear();
-        state.stats.free_bytes = 0;
+        state.clear_free();
         let exhausted = Error::OutOfMemory {
             requested_bytes: class,
-            in_use_bytes: state.stats.in_use_bytes,
+            in_use_bytes: state.stats.in_use_bytes + state.stats.held_bytes,
             device: self.backend.name().to_owned(),
         };
-        if !fits(state) {
+        if !fits(&state.stats) {
             return Err(exhausted);
         }
         self.backend.alloc(class).map_err(|e| match e {
@@ -158,54 +213,62 @@ impl Pool {
 
     fn take_back(&self, buffer: &Buffer) {
         let mut state = self.state();
-        state.stats.in_use_bytes -= buffer.class;
-        state.stats.slack_bytes -= buffer.class - buffer.asked;
-        let current = state.capture;
-        match &mut state.private {
-            // Freed inside the capture that took it: the list may use it again.
-            Some(private) if buffer.capture == current => {
-                private.entry(buffer.class).or_default().push(buffer.storage.clone());
-            }
-            // Taken in a capture that has ended: the list owns it now.
-            _ if buffer.capture != 0 => {}
-            // A view has outlived its tensor, in a captured list or on its way to a stream: the
-            // memory stays its own, and goes back to the device with it.
-            _ if Arc::strong_count(&buffer.storage) > 1 => {}
-            _ => {
-                state.free.entry(buffer.class).or_default().push(buffer.storage.clone());
-                state.stats.free_bytes += buffer.class;
-            }
+        let (class, storage) = (buffer.class, buffer.storage.clone());
+        state.stats.in_use_bytes -= class;
+        state.stats.slack_bytes -= class - buffer.asked;
+        // Freed inside the capture that took it: the list may use it again.
+        if let Some(own) = buffer.capture.and_then(|c| state.captures.get_mut(&c)) {
+            own.entry(class).or_default().push(storage);
+            state.stats.held_bytes += class;
+            return;
         }
+        // The buffer's and the clone here; more are views that have outlived it.
+        if Arc::strong_count(&storage) > 2 {
+            state.held.push((class, storage));
+            state.stats.held_bytes += class;
+            return;
+        }
+        state.free.entry(class).or_default().push(storage);
+        state.stats.free_bytes += class;
     }
 
-    /// From now on buffers belong to a list of verbs that will be replayed: what is freed is
-    /// reused only within the list and never outside it, also after [`Pool::end_capture`].
-    pub fn begin_capture(&self) {
+    /// Begins a capture: what [`Pool::get_captured`] hands out belongs to a list of verbs that will
+    /// be replayed. What is freed meanwhile is reused only within the list, also after
+    /// [`Pool::end_capture`], until the last view of the list is gone.
+    pub fn begin_capture(&self) -> Capture {
         let mut state = self.state();
-        state.capture += 1;
-        state.private = Some(HashMap::new());
+        state.last_capture += 1;
+        let capture = Capture(state.last_capture);
+        state.captures.insert(capture, Classes::new());
+        capture
     }
 
     /// Ends what [`Pool::begin_capture`] began.
-    pub fn end_capture(&self) {
-        self.state().private = None;
+    pub fn end_capture(&self, capture: Capture) {
+        let mut state = self.state();
+        for (class, storages) in state.captures.remove(&capture).unwrap_or_default() {
+            state.held.extend(storages.into_iter().map(|storage| (class, storage)));
+        }
     }
 
     /// The counters.
     pub fn stats(&self) -> PoolStats {
-        self.state().stats
+        let mut state = self.state();
+        state.reclaim();
+        state.stats
     }
 
-    /// Starts the peak anew at what is in use.
+    /// Starts the peak anew at what is in use and held.
     pub fn reset_peak(&self) {
         let mut state = self.state();
-        state.stats.peak_bytes = state.stats.in_use_bytes;
+        state.reclaim();
+        state.stats.peak_bytes = state.stats.in_use_bytes + state.stats.held_bytes;
     }
 
     /// Gives the memory that lies free back to the device.
     pub fn trim(&self) {
         let mut state = self.state();
-        state.free.clear();
-        state.stats.free_bytes = 0;
+        state.reclaim();
+        state.clear_free();
     }
 }

@@ -5,6 +5,10 @@
 //! that it reads is about to be overwritten, or when it has grown past [`MAX_COST`] program nodes
 //! or [`MAX_LEAVES`] operands. A fused chain computes in f32 and rounds once, at its output.
 
+mod watch;
+
+pub(crate) use watch::{Watching, Written};
+
 use crate::device::{Device, Random};
 use crate::error::{Error, Result};
 use starling_contract::{Buffer, DType, Layout, MAX_RANK, Map, Reduce, ReduceKind, View};
@@ -50,7 +54,9 @@ impl Stored {
             version: AtomicU64::new(0),
             nodes: Mutex::default(),
         };
-        Ok(Self { memory: Arc::new(memory), layout: Layout::contiguous(shape) })
+        let memory = Arc::new(memory);
+        watch::written(device, &memory);
+        Ok(Self { memory, layout: Layout::contiguous(shape) })
     }
 
     /// The operand that backends see.
@@ -67,10 +73,17 @@ impl Stored {
         self.memory.version.load(Ordering::Acquire)
     }
 
-    /// Computes everything that still waits to read this memory, then marks it as changed. Called
-    /// before every in-place write.
-    pub(crate) fn before_write(&self) -> Result<()> {
-        let nodes: Vec<_> = lock(&self.memory.nodes).iter().filter_map(Weak::upgrade).collect();
+    /// To be called before every write in place: see [`Memory::before_write`].
+    pub(crate) fn before_write(&self, device: &Device) -> Result<()> {
+        watch::written(device, &self.memory);
+        self.memory.before_write()
+    }
+}
+
+impl Memory {
+    /// Computes everything that still waits to read this memory, then marks it as changed.
+    fn before_write(&self) -> Result<()> {
+        let nodes: Vec<_> = lock(&self.nodes).iter().filter_map(Weak::upgrade).collect();
         for node in nodes {
             let consumers: Vec<_> =
                 lock(&node.consumers).drain(..).filter_map(|c| c.upgrade()).collect();
@@ -78,7 +91,7 @@ impl Stored {
                 consumer.stored()?;
             }
         }
-        self.memory.version.fetch_add(1, Ordering::AcqRel);
+        self.version.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }
 }
@@ -106,7 +119,7 @@ pub(crate) enum Lazy {
     /// The derivative of a definition's only result by tensor argument `by`.
     Derivative { def: &'static Definition, scalars: Vec<f64>, by: usize },
     /// Uniform numbers in [0, 1).
-    Uniform { random: Arc<Random>, instance: u32 },
+    Uniform { random: Random, instance: u32 },
     /// The argument, repeated.
     Repeat,
 }
@@ -151,6 +164,8 @@ pub(crate) struct Node {
     shape: Layout,
     state: Mutex<State>,
     consumers: Mutex<Vec<Weak<Node>>>,
+    /// Grows from node to node.
+    number: u64,
 }
 
 impl Node {
@@ -171,6 +186,7 @@ impl Node {
             shape,
             state: Mutex::new(State::Stored(stored.clone())),
             consumers: Mutex::default(),
+            number: watch::number(),
         });
         remember(&stored.memory.nodes, &node);
         node
@@ -205,10 +221,12 @@ impl Node {
             shape: Layout::contiguous(shape),
             state: Mutex::new(State::Lazy(expression.clone())),
             consumers: Mutex::default(),
+            number: watch::number(),
         });
         for arg in &expression.args {
             remember(&arg.consumers, &node);
         }
+        watch::made(&node);
         Ok(node)
     }
 
@@ -240,6 +258,13 @@ impl Node {
                 State::Lazy(_) => Err(Error::invalid("a value was computed twice at once")),
             };
         };
+        if watch::is_older(self) {
+            return self.device.queue().outside(|| self.compute(&expression));
+        }
+        self.compute(&expression)
+    }
+
+    fn compute(self: &Arc<Self>, expression: &Expression) -> Result<Stored> {
         let out = Stored::new(&self.device, self.dtype, self.shape())?;
         if let Lazy::Literal(value) = expression.lazy {
             let dst = out.view(self.dtype);
@@ -362,6 +387,11 @@ impl Fusion {
                 let view = node.view()?;
                 self.input(view)?
             }
+            // Computed once, not again by every replay: see `watch`.
+            Some(_) if watch::is_older(node) => {
+                let view = node.view()?;
+                self.input(view)?
+            }
             Some(e) => {
                 let id = self.expression(&e)?;
                 self.held.push(e);
@@ -385,7 +415,7 @@ impl Fusion {
                 def.put_derivative(&self.builder, &args, &scalars, *by)[0]
             }
             Lazy::Uniform { random, instance } => {
-                let key: Key<usize> = random.key(*instance).map(|view| self.param(view));
+                let key: Key<usize> = random.key(*instance)?.map(|view| self.param(view));
                 let t = Trace(&self.builder);
                 t.uniform(t.index(), key.map(|i| t.param_word(i))).0
             }
@@ -501,7 +531,7 @@ pub(crate) fn update(
     let mut views = Vec::new();
     for node in outputs {
         let stored = node.stored()?;
-        stored.before_write()?;
+        stored.before_write(&node.device)?;
         views.push(stored.view(node.dtype));
     }
     let device = &outputs[0].device;

@@ -8,11 +8,12 @@ mod complete;
 mod counters;
 mod queue;
 mod random;
+mod recording;
 mod registry;
 
 pub use counters::Counters;
+pub(crate) use queue::Compiled;
 pub use queue::Queue;
-pub(crate) use queue::Recorded;
 pub(crate) use random::Random;
 pub use registry::{DeviceChoice, Probe, Provider};
 
@@ -113,11 +114,11 @@ impl Device {
     /// # Errors
     /// What the device reports.
     pub fn set_random_step(&self, step: u64) -> Result<()> {
-        self.random()?.set_step(&self.0, step)
+        self.random()?.set_step(step)
     }
 
     /// The device's random numbers; seeded with 0 when [`Device::seed`] was never called.
-    pub(crate) fn random(&self) -> Result<Arc<Random>> {
+    pub(crate) fn random(&self) -> Result<Random> {
         self.0.random()
     }
 

@@ -2,11 +2,12 @@
 //! and, while a step is captured, the list of what it was given.
 
 use super::counters::{Counters, Counting, verb_bytes};
-use super::random::Random;
+use super::random::{Instances, Random, Words};
+use super::recording::{self, List, Recorder};
 use crate::error::{Error, Result};
 use crate::lower;
 use starling_contract::{
-    Backend, Buffer, DType, Pool, PoolStats, Replay, Stream, Support, Verb, View,
+    Backend, Buffer, Capture, DType, Pool, PoolStats, Replay, Stream, Support, Verb, View,
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,8 +16,7 @@ struct Inner {
     stream: Box<dyn Stream>,
     pool: Arc<Pool>,
     counting: Counting,
-    recording: Mutex<Option<Vec<Verb>>>,
-    random: Mutex<Option<Arc<Random>>>,
+    random: Mutex<Option<Arc<Words>>>,
 }
 
 /// An in-order stream of a device and the memory that its tensors lie in. Cloning gives another
@@ -33,7 +33,6 @@ impl Queue {
             backend,
             stream,
             counting: Counting::default(),
-            recording: Mutex::new(None),
             random: Mutex::new(None),
         })))
     }
@@ -75,38 +74,36 @@ impl Queue {
     /// # Errors
     /// What the device reports.
     pub fn seed(&self, seed: u64) -> Result<()> {
-        let random = Random::new(self, seed, 0)?;
-        *self.random_slot() = Some(Arc::new(random));
-        Ok(())
+        self.random()?.reseed(seed)
     }
 
     /// The queue's random numbers; seeded with 0 when [`Queue::seed`] was never called.
-    pub(super) fn random(&self) -> Result<Arc<Random>> {
+    pub(super) fn random(&self) -> Result<Random> {
         let mut slot = self.random_slot();
-        if let Some(random) = &*slot
-            && random.has_instances()
-        {
-            return Ok(random.clone());
+        if let Some(words) = &*slot {
+            return Ok(Random { queue: self.clone(), words: words.clone() });
         }
-        // All instances of the step are used up: a new table for the next step. The old one lives
-        // on in the gradients that still refer to it.
-        let (seed, step) = slot.as_ref().map_or((0, 0), |r| (r.seed(), r.step() + 1));
-        let fresh = Arc::new(Random::new(self, seed, step)?);
-        *slot = Some(fresh.clone());
-        Ok(fresh)
+        // Not part of what is being recorded: a replay goes on where the numbers stand.
+        let random = self.outside(|| {
+            let words = Arc::new(Words::new(self)?);
+            let random = Random { queue: self.clone(), words };
+            random.reseed(0)?;
+            Ok::<_, Error>(random)
+        })?;
+        *slot = Some(random.words.clone());
+        Ok(random)
     }
 
-    fn random_slot(&self) -> MutexGuard<'_, Option<Arc<Random>>> {
+    fn random_slot(&self) -> MutexGuard<'_, Option<Arc<Words>>> {
         self.0.random.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn recording(&self) -> MutexGuard<'_, Option<Vec<Verb>>> {
-        self.0.recording.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Memory for `bytes`.
     pub(crate) fn allocate(&self, bytes: usize) -> Result<Buffer> {
-        Ok(self.0.pool.get(bytes)?)
+        Ok(match recording::capture(self) {
+            Some(capture) => self.0.pool.get_captured(bytes, capture)?,
+            None => self.0.pool.get(bytes)?,
+        })
     }
 
     /// As [`super::Device::run`].
@@ -132,9 +129,7 @@ impl Queue {
     fn enqueue(&self, verb: Verb) -> Result<()> {
         self.0.counting.launched(1, verb_bytes(&verb));
         self.0.stream.submit(&verb)?;
-        if let Some(list) = &mut *self.recording() {
-            list.push(verb);
-        }
+        recording::push(self, verb);
         Ok(())
     }
 
@@ -153,7 +148,7 @@ impl Queue {
     /// Host bytes to a contiguous view. Not part of a captured list, hence refused inside one:
     /// there a constant would be overwritten when its memory is used again.
     pub(crate) fn upload(&self, bytes: &[u8], to: &View) -> Result<()> {
-        if self.recording().is_some() {
+        if self.is_recording() {
             return Err(Error::invalid(
                 "a captured step cannot take data from the host: upload its inputs before it",
             ));
@@ -164,7 +159,7 @@ impl Queue {
 
     /// A contiguous view to host bytes.
     pub(crate) async fn download(&self, from: &View, bytes: &mut [u8]) -> Result<()> {
-        if self.recording().is_some() {
+        if self.is_recording() {
             return Err(Error::invalid(
                 "a captured step cannot read data back: download its results after it",
             ));
@@ -173,43 +168,58 @@ impl Queue {
         Ok(self.0.stream.download(from, bytes).await?)
     }
 
-    /// From now on what is submitted is recorded too.
-    pub(crate) fn begin_recording(&self) -> Result<()> {
-        let mut recording = self.recording();
-        if recording.is_some() {
-            return Err(Error::invalid("a step is being captured on this queue already"));
-        }
-        *recording = Some(Vec::new());
-        self.0.pool.begin_capture();
-        Ok(())
+    /// True while what this thread gives to the queue is recorded.
+    pub(crate) fn is_recording(&self) -> bool {
+        recording::is_on(self)
     }
 
-    /// Ends what [`Queue::begin_recording`] began.
-    pub(crate) fn end_recording(&self) -> Vec<Verb> {
-        self.0.pool.end_capture();
-        self.recording().take().unwrap_or_default()
+    /// Records, from now on, what this thread gives to the queue.
+    pub(crate) fn record(&self) -> Result<Recorder> {
+        let instances = self.random_slot().as_ref().map_or_else(Instances::default, |w| w.begin());
+        Recorder::begin(self, instances, || self.0.pool.begin_capture())
+    }
+
+    pub(super) fn end_capture(&self, capture: Capture) {
+        self.0.pool.end_capture(capture);
+    }
+
+    /// Runs `f` outside what this thread records: a lazy value of before, say.
+    pub(crate) fn outside<T>(&self, f: impl FnOnce() -> T) -> T {
+        recording::outside(self, f)
     }
 
     /// Makes a list of verbs one replayable piece of work.
-    pub(crate) fn compile(&self, verbs: Vec<Verb>) -> Result<Recorded> {
-        let bytes = verbs.iter().map(verb_bytes).sum();
-        Ok(Recorded { replay: self.0.stream.compile(verbs)?, bytes })
+    pub(crate) fn compile(&self, list: List) -> Result<Compiled> {
+        let bytes = list.verbs.iter().map(verb_bytes).sum();
+        let mut instances = list.instances;
+        match (&mut instances, &*self.random_slot()) {
+            (Some(own), Some(words)) => own.close(words),
+            _ => instances = None,
+        }
+        let replay = self.0.stream.compile(list.verbs)?;
+        Ok(Compiled { replay, bytes, instances: Mutex::new(instances) })
     }
 
     /// Enqueues a compiled list.
-    pub(crate) fn replay(&self, list: &Recorded) -> Result<()> {
+    pub(crate) fn replay(&self, list: &Compiled) -> Result<()> {
+        // Held until the list is enqueued: the numbers that it reads are this replay's.
+        let mut instances = list.instances.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(instances) = &mut *instances {
+            instances.advance(&self.random()?)?;
+        }
         self.0.counting.launched(list.replay.len(), list.bytes);
         Ok(list.replay.run(&*self.0.stream)?)
     }
 }
 
 /// A list of verbs that a queue has compiled.
-pub(crate) struct Recorded {
+pub(crate) struct Compiled {
     replay: Box<dyn Replay>,
     bytes: u64,
+    instances: Mutex<Option<Instances>>,
 }
 
-impl Recorded {
+impl Compiled {
     /// Number of verbs.
     pub fn len(&self) -> usize {
         self.replay.len()

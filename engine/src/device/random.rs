@@ -1,77 +1,145 @@
 //! Random numbers on the device.
 
 use super::queue::Queue;
-use crate::error::Result;
+use super::recording;
+use crate::error::{Error, Result};
 use starling_contract::{Buffer, DType, Layout, View};
 use starling_ops::Key;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 const SEED_LO: usize = 0;
 const SEED_HI: usize = 1;
 const STEP: usize = 2;
 const NODE: usize = 3;
-const FIRST_INSTANCE: usize = 4;
-/// Random operations that one step may have.
-const INSTANCES: u32 = 1024;
+/// Numbers of random operations that one buffer holds.
+const CHUNK: u32 = 1024;
 
 /// The words that select random numbers, in device memory: programs read them as parameters, so
 /// that a new step changes no program.
-pub(crate) struct Random {
-    words: Buffer,
-    seed: u64,
-    step: AtomicU64,
+pub(super) struct Words {
+    /// Seed, step and node.
+    key: Buffer,
     next: AtomicU32,
+    instances: Mutex<Instances>,
+}
+
+/// A queue's random numbers.
+#[derive(Clone)]
+pub(crate) struct Random {
+    pub(super) queue: Queue,
+    pub(super) words: Arc<Words>,
+}
+
+/// The numbers of random operations, in device memory: word `i` holds `base + i`. A captured list
+/// has its own, so that a replay draws the numbers that running the step again would draw.
+#[derive(Default)]
+pub(super) struct Instances {
+    base: u32,
+    /// Random operations of the list.
+    used: u32,
+    chunks: Vec<Buffer>,
+}
+
+fn word(buffer: &Buffer, at: usize) -> View {
+    let storage = buffer.storage().clone();
+    View { storage, dtype: DType::U32, layout: Layout::new(&[], &[], at) }
+}
+
+fn upload(queue: &Queue, words: &[u32], buffer: &Buffer) -> Result<()> {
+    let view = View::contiguous(buffer.storage().clone(), DType::U32, &[words.len()]);
+    queue.upload(bytemuck::cast_slice(words), &view)
+}
+
+impl Instances {
+    fn starting_at(base: u32) -> Self {
+        Self { base, used: 0, chunks: Vec::new() }
+    }
+
+    fn fill(&self, queue: &Queue, chunk: usize) -> Result<()> {
+        let first = self.base.wrapping_add(chunk as u32 * CHUNK);
+        let words: Vec<u32> = (0..CHUNK).map(|i| first.wrapping_add(i)).collect();
+        upload(queue, &words, &self.chunks[chunk])
+    }
+
+    /// The word that holds `instance`. The memory grows as it must, outside what is recorded.
+    fn word(&mut self, queue: &Queue, instance: u32) -> Result<View> {
+        let at = instance.checked_sub(self.base).ok_or_else(|| {
+            Error::invalid("a captured step cannot draw the random numbers of an earlier one")
+        })?;
+        let chunk = (at / CHUNK) as usize;
+        while self.chunks.len() <= chunk {
+            self.chunks.push(queue.allocate(CHUNK as usize * DType::U32.size())?);
+            self.fill(queue, self.chunks.len() - 1)?;
+        }
+        Ok(word(&self.chunks[chunk], (at % CHUNK) as usize))
+    }
+
+    /// Notes how many operations the list has, now that it is whole.
+    pub(super) fn close(&mut self, random: &Words) {
+        self.used = random.next.load(Ordering::Relaxed).saturating_sub(self.base);
+    }
+
+    /// Takes as many new numbers as the list has random operations.
+    pub(super) fn advance(&mut self, random: &Random) -> Result<()> {
+        let base = random.words.next.fetch_add(self.used, Ordering::Relaxed);
+        if base == self.base {
+            return Ok(());
+        }
+        self.base = base;
+        (0..self.chunks.len()).try_for_each(|chunk| self.fill(&random.queue, chunk))
+    }
+}
+
+impl Words {
+    /// Room for the words of `queue`; [`Random::reseed`] fills them.
+    pub(super) fn new(queue: &Queue) -> Result<Self> {
+        let key = queue.allocate(4 * DType::U32.size())?;
+        Ok(Self { key, next: 0.into(), instances: Mutex::new(Instances::starting_at(0)) })
+    }
+
+    /// The numbers of a list whose recording begins now.
+    pub(super) fn begin(&self) -> Instances {
+        Instances::starting_at(self.next.load(Ordering::Relaxed))
+    }
 }
 
 impl Random {
-    /// A table for `seed` at `step`.
-    pub(crate) fn new(queue: &Queue, seed: u64, step: u64) -> Result<Self> {
-        let mut words = vec![seed as u32, (seed >> 32) as u32, step as u32, 0];
-        words.extend(0..INSTANCES);
-        let buffer = queue.allocate(words.len() * DType::U32.size())?;
-        let view = View::contiguous(buffer.storage().clone(), DType::U32, &[words.len()]);
-        queue.upload(bytemuck::cast_slice(&words), &view)?;
-        Ok(Self { words: buffer, seed, step: step.into(), next: 0.into() })
-    }
-
-    pub(crate) fn seed(&self) -> u64 {
-        self.seed
-    }
-
-    pub(crate) fn step(&self) -> u64 {
-        self.step.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn has_instances(&self) -> bool {
-        self.next.load(Ordering::Relaxed) < INSTANCES
+    /// Overwrites the seed in place, for the replays of a captured step too, and starts at step 0.
+    pub(super) fn reseed(&self, seed: u64) -> Result<()> {
+        self.words.next.store(0, Ordering::Relaxed);
+        upload(&self.queue, &[seed as u32, (seed >> 32) as u32, 0, 0], &self.words.key)
     }
 
     /// Overwrites the step in place, for the replays of a captured step, and starts the instances
     /// anew.
-    pub(crate) fn set_step(&self, queue: &Queue, step: u64) -> Result<()> {
-        self.step.store(step, Ordering::Relaxed);
-        self.next.store(0, Ordering::Relaxed);
-        queue.upload(&(step as u32).to_le_bytes(), &self.word(STEP))
+    pub(super) fn set_step(&self, step: u64) -> Result<()> {
+        self.words.next.store(0, Ordering::Relaxed);
+        self.queue.upload(&(step as u32).to_le_bytes(), &word(&self.words.key, STEP))
     }
 
     /// The number of the next random operation.
     pub(crate) fn next_instance(&self) -> u32 {
-        self.next.fetch_add(1, Ordering::Relaxed).min(INSTANCES - 1)
+        self.words.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The parameters of the random operation `instance`.
-    pub(crate) fn key(&self, instance: u32) -> Key<View> {
-        Key {
-            seed_lo: self.word(SEED_LO),
-            seed_hi: self.word(SEED_HI),
-            instance: self.word(FIRST_INSTANCE + instance as usize),
-            step: self.word(STEP),
-            node: self.word(NODE),
-        }
-    }
-
-    fn word(&self, at: usize) -> View {
-        let storage = self.words.storage().clone();
-        View { storage, dtype: DType::U32, layout: Layout::new(&[], &[], at) }
+    /// The parameters of the random operation `instance`. Within a capture its number lies in
+    /// words of the list's own.
+    pub(crate) fn key(&self, instance: u32) -> Result<Key<View>> {
+        let queue = &self.queue;
+        let of_list =
+            recording::with_instances(queue, |own| queue.outside(|| own.word(queue, instance)));
+        let number = of_list.unwrap_or_else(|| {
+            let shared = &self.words.instances;
+            shared.lock().unwrap_or_else(PoisonError::into_inner).word(queue, instance)
+        })?;
+        let key = &self.words.key;
+        Ok(Key {
+            seed_lo: word(key, SEED_LO),
+            seed_hi: word(key, SEED_HI),
+            instance: number,
+            step: word(key, STEP),
+            node: word(key, NODE),
+        })
     }
 }

@@ -272,7 +272,7 @@ impl Tensor {
         }
         self.check_writable("copy_from_slice")?;
         let stored = self.node.stored()?;
-        stored.before_write()?;
+        stored.before_write(self.device())?;
         self.device().upload(bytemuck::cast_slice(data), &stored.view(self.dtype()))
     }
 
@@ -292,7 +292,7 @@ impl Tensor {
             return Err(Error::shape("slice_assign", message));
         }
         let (src, stored) = (source.view()?, part.node.stored()?);
-        stored.before_write()?;
+        stored.before_write(self.device())?;
         self.device().run(Copy { src, dst: stored.view(self.dtype()) })
     }
 

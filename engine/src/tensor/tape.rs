@@ -128,7 +128,7 @@ impl Found {
 }
 
 /// Random numbers that an operation drew: the table and the instance.
-pub(super) type Draw = (Arc<Random>, u32);
+pub(super) type Draw = (Random, u32);
 
 /// The random numbers drawn on a thread.
 #[derive(Default)]

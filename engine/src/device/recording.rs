@@ -1,0 +1,143 @@
+//! Recording what a thread gives to a queue.
+//!
+//! A recording belongs to one queue and one thread: what other threads do meanwhile runs but is
+//! not recorded, and their memory is not the list's. It ends with its guard, however the step ends.
+
+use super::queue::Queue;
+use super::random::Instances;
+use crate::error::{Error, Result};
+use starling_contract::{Capture, Verb};
+use std::cell::RefCell;
+use std::marker::PhantomData;
+
+struct Recording {
+    queue: Queue,
+    capture: Capture,
+    verbs: Vec<Verb>,
+    /// The numbers of the list's random operations; `None` while they are lent.
+    instances: Option<Instances>,
+    suspended: bool,
+}
+
+thread_local! {
+    /// This thread's recordings, one a queue at most.
+    static OPEN: RefCell<Vec<Recording>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Looks at the recording of `queue` on this thread; `None` where there is none or it is suspended.
+fn with<T>(queue: &Queue, f: impl FnOnce(&mut Recording) -> T) -> Option<T> {
+    OPEN.with_borrow_mut(|open| {
+        let recording = open.iter_mut().find(|r| r.queue.same(queue))?;
+        (!recording.suspended).then(|| f(recording))
+    })
+}
+
+/// The capture that memory is taken for now.
+pub(super) fn capture(queue: &Queue) -> Option<Capture> {
+    with(queue, |r| r.capture)
+}
+
+/// True while this thread's work on `queue` is recorded.
+pub(super) fn is_on(queue: &Queue) -> bool {
+    with(queue, |_| ()).is_some()
+}
+
+/// Appends a verb that was submitted, where this thread records.
+pub(super) fn push(queue: &Queue, verb: Verb) {
+    with(queue, |r| r.verbs.push(verb));
+}
+
+/// Lends the numbers of the random operations of the list that is recorded.
+pub(super) fn with_instances<T>(queue: &Queue, f: impl FnOnce(&mut Instances) -> T) -> Option<T> {
+    let mut instances = with(queue, |r| r.instances.take())??;
+    let result = f(&mut instances);
+    with(queue, |r| r.instances = Some(instances));
+    Some(result)
+}
+
+/// What a recording has gathered.
+#[derive(Default)]
+pub(crate) struct List {
+    pub verbs: Vec<Verb>,
+    pub(super) instances: Option<Instances>,
+}
+
+/// Ends a recording when it is dropped, also by a panic.
+pub(crate) struct Recorder {
+    queue: Queue,
+    /// It belongs to its thread.
+    _thread: PhantomData<*const ()>,
+}
+
+impl Recorder {
+    pub(super) fn begin(
+        queue: &Queue,
+        instances: Instances,
+        capture: impl FnOnce() -> Capture,
+    ) -> Result<Self> {
+        OPEN.with_borrow_mut(|open| {
+            if open.iter().any(|r| r.queue.same(queue)) {
+                return Err(Error::invalid(
+                    "a step is being captured on this queue already: finish it, or capture on \
+                     another queue",
+                ));
+            }
+            let capture = capture();
+            open.push(Recording {
+                queue: queue.clone(),
+                capture,
+                verbs: Vec::new(),
+                instances: Some(instances),
+                suspended: false,
+            });
+            Ok(())
+        })?;
+        Ok(Self { queue: queue.clone(), _thread: PhantomData })
+    }
+
+    /// Ends the recording.
+    pub fn finish(self) -> List {
+        let gathered = self.close();
+        gathered.map_or_else(List::default, |r| List { verbs: r.verbs, instances: r.instances })
+    }
+
+    fn close(&self) -> Option<Recording> {
+        let recording = OPEN.with_borrow_mut(|open| {
+            let at = open.iter().position(|r| r.queue.same(&self.queue))?;
+            Some(open.swap_remove(at))
+        })?;
+        self.queue.end_capture(recording.capture);
+        Some(recording)
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        // The verbs' memory goes after the borrow has ended.
+        drop(self.close());
+    }
+}
+
+/// Runs `f` outside the recording of `queue` on this thread, if there is one: its verbs run now
+/// and only now, in memory that is not the list's.
+pub(super) fn outside<T>(queue: &Queue, f: impl FnOnce() -> T) -> T {
+    struct Resume<'a>(&'a Queue);
+    impl Drop for Resume<'_> {
+        fn drop(&mut self) {
+            suspend(self.0, false);
+        }
+    }
+    if with(queue, |r| r.suspended = true).is_none() {
+        return f();
+    }
+    let _resume = Resume(queue);
+    f()
+}
+
+fn suspend(queue: &Queue, on: bool) {
+    OPEN.with_borrow_mut(|open| {
+        if let Some(r) = open.iter_mut().find(|r| r.queue.same(queue)) {
+            r.suspended = on;
+        }
+    });
+}
