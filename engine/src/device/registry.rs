@@ -41,16 +41,23 @@ fn built_in() -> [Provider; 3] {
             open: |_| Err(absent("cuda", NO_CUDA)),
         },
         Provider { family: "webgpu", probe: webgpu::probe, open: webgpu::open },
-        Provider { family: "cpu", probe: probe_cpu, open: |_| open_cpu() },
+        Provider { family: "cpu", probe: probe_cpu, open: open_cpu },
     ]
 }
 
-fn open_cpu() -> starling_contract::Result<Arc<dyn Backend>> {
+fn open_cpu(index: usize) -> starling_contract::Result<Arc<dyn Backend>> {
+    if index > 0 {
+        let reason = "all processors are one device; use cpu".into();
+        return Err(starling_contract::Error::Unavailable {
+            backend: format!("cpu:{index}"),
+            reason,
+        });
+    }
     starling_cpu::CpuBackend::detect().map(|b| b as Arc<dyn Backend>)
 }
 
 fn probe_cpu() -> Vec<Probe> {
-    let status = open_cpu().map(|b| b.capabilities().clone()).map_err(|e| e.to_string());
+    let status = open_cpu(0).map(|b| b.capabilities().clone()).map_err(|e| e.to_string());
     vec![Probe { name: "cpu".into(), status }]
 }
 
