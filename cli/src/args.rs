@@ -95,9 +95,9 @@ pub struct TrainArgs {
     /// The text to learn; the last tenth validates [default: a novel in the program]
     #[arg(long, value_name = "FILE")]
     pub text: Option<PathBuf>,
-    /// cpu, cuda:N, webgpu:N or auto
-    #[arg(long, default_value = "auto")]
-    pub device: String,
+    /// cpu, cuda:N, webgpu:N or auto [default: auto, or where the resumed run is]
+    #[arg(long)]
+    pub device: Option<String>,
     /// Optimizer steps
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub steps: Option<u64>,
@@ -111,10 +111,10 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub accumulate: Option<usize>,
     /// The highest learning rate
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", allow_hyphen_values = true)]
     pub lr: Option<f64>,
     /// Dropout probability [default: 0]
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", allow_hyphen_values = true)]
     pub dropout: Option<f64>,
     /// Decides initial weights, sequences and dropout [default: 0]
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
@@ -148,13 +148,13 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "N", default_value_t = 400, allow_negative_numbers = true)]
     pub tokens: usize,
     /// Logits are divided by it; 0 takes the likeliest token
-    #[arg(long, value_name = "X", default_value_t = 0.8, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", default_value_t = 0.8, allow_hyphen_values = true)]
     pub temperature: f64,
     /// Draw from the K likeliest tokens
     #[arg(long, value_name = "K", allow_negative_numbers = true)]
     pub top_k: Option<usize>,
     /// Draw from the likeliest tokens that together have the probability P
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", allow_hyphen_values = true)]
     pub top_p: Option<f64>,
     /// Decides the draws
     #[arg(long, value_name = "S", default_value_t = 0, allow_negative_numbers = true)]
@@ -211,7 +211,7 @@ pub struct BenchArgs {
     #[arg(long, global = true, default_value = "f32")]
     pub dtype: String,
     /// Seconds to measure
-    #[arg(long, global = true, default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(long, global = true, default_value_t = 1.0, allow_hyphen_values = true)]
     pub secs: f64,
     /// Print a JSON object
     #[arg(long, global = true)]

@@ -7,7 +7,7 @@ use starling_engine::nn::Mode;
 use starling_engine::{Device, Error, Result, Tensor, no_grad};
 use starling_models::{Gpt2, check_byte_tokens};
 use starling_train::data::Corpus;
-use starling_train::files::{Disk, Named, write_safetensors};
+use starling_train::files::{Disk, Named, check_writable, write_safetensors};
 use starling_train::{LanguageModel, evaluate};
 use std::process::ExitCode;
 
@@ -17,6 +17,14 @@ pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
     check_byte_tokens(&args.run)?;
     let result = evaluate(&model, &text).map_err(|e| Error::format(&args.text, e.to_string()))?;
     let (loss, perplexity, tokens) = (result.loss, result.perplexity(), result.tokens);
+    if !perplexity.is_finite() {
+        return Err(Error::Diverged(format!(
+            "the model in {} has a loss of {loss} on {}, of which there is no perplexity: its \
+             numbers are out of hand",
+            args.run.display(),
+            args.text.display()
+        )));
+    }
     if args.json {
         output::line(json!({"loss": loss, "perplexity": perplexity, "tokens": tokens}))?;
     } else {
@@ -28,6 +36,7 @@ pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
 }
 
 pub fn logits(args: &LogitsArgs) -> Result<ExitCode> {
+    check_writable(&args.out)?;
     let text = Corpus::open(&args.text)?;
     let model = Gpt2::open(&Device::new(&args.device)?, &args.run)?;
     check_byte_tokens(&args.run)?;

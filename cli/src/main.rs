@@ -7,6 +7,7 @@ mod evaluate;
 mod generate;
 mod headless;
 mod output;
+mod signals;
 mod train;
 mod verify;
 
@@ -14,10 +15,15 @@ use args::{Cli, Command};
 use clap::Parser;
 use clap::error::ErrorKind;
 use starling_engine::{Error, Result};
+use std::io::Write;
 use std::process::ExitCode;
 
 /// A user's error: one sentence was printed.
 const USER_ERROR: u8 = 2;
+/// The computation itself failed: a run diverged, a loss is no number.
+const DIVERGED: u8 = 1;
+/// The most worker threads: more than any machine has cores.
+const MOST_THREADS: usize = 4096;
 
 fn main() -> ExitCode {
     headless::no_compositor_is_asked();
@@ -26,25 +32,32 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return refuse(&e),
     };
-    match on_threads(cli.threads, || run(&cli)) {
-        Ok(code) => code,
-        Err(e) if output::is_closed(&e) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("error: {}", e.to_string().replace('\n', " "));
-            ExitCode::from(USER_ERROR)
-        }
+    on_threads(cli.threads, || run(&cli)).unwrap_or_else(|e| report(&e))
+}
+
+/// Prints an error; a reader of standard output who has gone away is none.
+fn report(error: &Error) -> ExitCode {
+    if output::is_closed(error) {
+        return ExitCode::SUCCESS;
     }
+    output::note(format!("error: {}", error.to_string().replace('\n', " ")));
+    ExitCode::from(if matches!(error, Error::Diverged(_)) { DIVERGED } else { USER_ERROR })
 }
 
 /// Prints help where it was asked for, and what is wrong with the arguments in one sentence.
 fn refuse(error: &clap::Error) -> ExitCode {
-    let asked = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
-    if asked || !error.use_stderr() {
-        error.exit();
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // To the error output, which may be lost.
+        let _ = error.print();
+        return ExitCode::from(USER_ERROR);
+    }
+    if !error.use_stderr() {
+        let printed = error.print().and_then(|()| std::io::stdout().flush());
+        return printed.map_or_else(|e| report(&output::failed(e)), |()| ExitCode::SUCCESS);
     }
     let text = error.render().to_string();
     let first = text.lines().take_while(|l| !l.trim().is_empty());
-    eprintln!("{}", first.map(str::trim).collect::<Vec<_>>().join(" "));
+    output::note(first.map(str::trim).collect::<Vec<_>>().join(" "));
     ExitCode::from(USER_ERROR)
 }
 
@@ -69,6 +82,11 @@ fn on_threads(
     if threads == Some(0) {
         return Err(Error::Invalid("--threads is 0 and must be at least 1".into()));
     }
+    let asked = threads.or_else(|| std::env::var("RAYON_NUM_THREADS").ok()?.parse().ok());
+    if let Some(threads) = asked.filter(|&n| n > MOST_THREADS) {
+        let message = format!("{threads} threads are too many: {MOST_THREADS} are the most");
+        return Err(Error::Invalid(message));
+    }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
     pool.build_global()
         .map_err(|e| Error::Invalid(format!("the threads cannot be started: {e}")))?;
@@ -83,9 +101,9 @@ fn report_panics() {
         let message = text.or(payload.downcast_ref::<String>().map(String::as_str));
         let message = message.unwrap_or("no message");
         let place = info.location().map(|l| format!(" at {}:{}", l.file(), l.line()));
-        eprintln!(
+        output::note(format!(
             "error: internal error{}: {message}; please report it with the command that led to it",
             place.unwrap_or_default()
-        );
+        ));
     }));
 }

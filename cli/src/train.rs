@@ -3,6 +3,7 @@
 use crate::args::{ModelArg, Preset, TrainArgs};
 use crate::generate;
 use crate::output;
+use crate::signals::Signals;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 use starling_engine::nn::Module;
@@ -22,17 +23,19 @@ const NOVEL_NAME: &str = "Pride and Prejudice (in the program)";
 const RUNS: &str = "runs";
 
 pub fn run(args: &TrainArgs) -> Result<ExitCode> {
-    let device = Device::new(&args.device)?;
-    if args.resume { resume(args, &device) } else { start(args, &device) }
+    if args.resume { resume(args) } else { start(args) }
 }
 
-fn start(args: &TrainArgs, device: &Device) -> Result<ExitCode> {
+fn start(args: &TrainArgs) -> Result<ExitCode> {
+    let device = &Device::new(args.device.as_deref().unwrap_or("auto"))?;
     let settings = settings(args);
     settings.check()?;
     let corpus = corpus(args.text.as_deref())?;
     let config = config(args, &settings)?;
     let model = Gpt2::fresh(device, config.clone(), settings.seed)?;
-    let trainer = Trainer::new(&model, settings.clone(), corpus)?;
+    let signals = Signals::listen()?;
+    let stop = || signals.received();
+    let trainer = Trainer::new(&model, settings.clone(), corpus)?.stop_when(&stop);
     let out = args.out.clone().map_or_else(|| free_folder(args.preset()), Ok)?;
     let folder = RunFolder::create(Arc::new(Disk), &out)?;
     let text = match &args.text {
@@ -45,10 +48,10 @@ fn start(args: &TrainArgs, device: &Device) -> Result<ExitCode> {
     about.insert("text".into(), text);
     about.insert("dropout".into(), json!(config.resid_pdrop));
     about.insert("config".into(), json!(config));
-    watched(&model, &settings, &folder, |report| trainer.start(&folder, &about, report))
+    watched(&model, &settings, &folder, &signals, |report| trainer.start(&folder, &about, report))
 }
 
-fn resume(args: &TrainArgs, device: &Device) -> Result<ExitCode> {
+fn resume(args: &TrainArgs) -> Result<ExitCode> {
     let out = args.out.clone().map_or_else(|| latest_folder(args.preset()), Ok)?;
     let (folder, run) = RunFolder::resume(Arc::new(Disk), &out)?;
     let path = folder.path().join("run.json");
@@ -58,16 +61,38 @@ fn resume(args: &TrainArgs, device: &Device) -> Result<ExitCode> {
     check_unchanged(args, &settings, &config, &run)?;
     let text = args.text.clone().or_else(|| run["text"].as_str().map(PathBuf::from));
     let corpus = corpus(text.as_deref())?;
-    let isa = &device.capabilities().variant;
-    if run["isa"] != json!(isa) {
-        eprintln!(
-            "note: the run began with {} and goes on with {isa}: the same bits are not promised",
+    let device = device_of(args, &run)?;
+    let model = Gpt2::fresh(&device, config, settings.seed)?;
+    let signals = Signals::listen()?;
+    let stop = || signals.received();
+    let trainer = Trainer::new(&model, settings.clone(), corpus)?.stop_when(&stop);
+    watched(&model, &settings, &folder, &signals, |report| trainer.resume(&folder, &run, report))
+}
+
+/// The device that was named, or the one that the run is on. Says so when the run moves.
+fn device_of(args: &TrainArgs, run: &Value) -> Result<Device> {
+    let home = run["device"].as_str().unwrap_or("auto");
+    let device = match &args.device {
+        Some(name) => Device::new(name)?,
+        None => Device::new(home).map_err(|e| {
+            Error::Invalid(format!(
+                "the run is on {home}, which cannot be opened ({e}): name another device with \
+                 --device to move it there"
+            ))
+        })?,
+    };
+    let (name, isa) = (device.name(), &device.capabilities().variant);
+    if name != home {
+        output::note(format!(
+            "note: the run moves from {home} to {name}: the same bits are not promised"
+        ));
+    } else if run["isa"] != json!(isa) {
+        output::note(format!(
+            "note: the run was with {} and goes on with {isa}: the same bits are not promised",
             run["isa"]
-        );
+        ));
     }
-    let model = Gpt2::fresh(device, config, settings.seed)?;
-    let trainer = Trainer::new(&model, settings.clone(), corpus)?;
-    watched(&model, &settings, &folder, |report| trainer.resume(&folder, &run, report))
+    Ok(device)
 }
 
 /// A run goes on as it began: options that say otherwise are refused.
@@ -165,7 +190,7 @@ fn numbered(preset: Preset, number: usize) -> PathBuf {
 fn free_folder(preset: Preset) -> Result<PathBuf> {
     let mut folders = (1..=9999).map(|n| numbered(preset, n));
     folders
-        .find(|f| !f.exists())
+        .find(|f| f.symlink_metadata().is_err())
         .ok_or_else(|| Error::Invalid("runs/ is full: name a folder with --out".into()))
 }
 
@@ -186,6 +211,7 @@ fn watched(
     model: &Gpt2,
     settings: &Settings,
     folder: &RunFolder,
+    signals: &Signals,
     train: impl FnOnce(&mut dyn FnMut(Event<'_>)) -> Result<Outcome>,
 ) -> Result<ExitCode> {
     let device = model.device();
@@ -202,6 +228,15 @@ fn watched(
     let outcome = train(&mut |event| view.show(&event));
     view.bar.finish_and_clear();
     let outcome = outcome?;
+    if outcome.interrupted {
+        output::note(format!(
+            "stopped after step {}, which is saved: go on with starling train --resume --out {}",
+            outcome.steps,
+            folder.path().display()
+        ));
+        return Ok(ExitCode::from(signals.exit_code()));
+    }
+    signals.end_at_once();
     output::line(format!(
         "{} steps in {}: the best model is from step {}, with a validation loss of {:.4} nats per \
          token; it lies in {}",
@@ -238,6 +273,7 @@ struct View {
     /// Said when the run is under way: one that is refused gets an error only.
     title: Option<String>,
     loss: f64,
+    evaluating: bool,
 }
 
 impl View {
@@ -245,7 +281,7 @@ impl View {
         let template = "{bar:30} {pos}/{len} steps, {eta} left, {msg}";
         let style = ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar());
         let bar = ProgressBar::new(steps).with_style(style);
-        Self { bar, title: Some(title), loss: f64::NAN }
+        Self { bar, title: Some(title), loss: f64::NAN, evaluating: false }
     }
 
     fn show(&mut self, event: &Event<'_>) {
@@ -275,7 +311,15 @@ impl View {
                     self.loss
                 ));
             }
-            Event::Started | Event::Saved(_) => {}
+            Event::Note(text) => self.say(format!("note: {text}")),
+            Event::Evaluating { done, windows } => {
+                if !self.evaluating {
+                    self.evaluating = true;
+                    self.say(format!("evaluating the best model on all {windows} windows"));
+                }
+                self.bar.set_message(format!("evaluating, {done}/{windows} windows"));
+            }
+            Event::Started | Event::Saved(_) | Event::Interrupted(_) => {}
             Event::Stopped(rounds) => {
                 self.say(format!("stopped: no improvement in {rounds} validations"));
             }
@@ -283,6 +327,6 @@ impl View {
     }
 
     fn say(&self, text: String) {
-        if self.bar.is_hidden() { eprintln!("{text}") } else { self.bar.println(text) }
+        if self.bar.is_hidden() { output::note(text) } else { self.bar.println(text) }
     }
 }

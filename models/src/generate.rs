@@ -101,6 +101,11 @@ pub fn generate(
             fresh = (context / 2).max(1);
         }
         let logits = model.next_logits(&text[text.len() - fresh..], &mut cache)?;
+        if logits.iter().any(|x| x.is_nan()) {
+            return Err(Error::Diverged(
+                "the model's logits are NaN: its numbers overflow, so nothing can be drawn".into(),
+            ));
+        }
         let token = choice.pick(&logits, &mut stream) as i32;
         take(token)?;
         text.push(token);

@@ -1,8 +1,8 @@
 //! Whether a folder's tokens are bytes.
 
-use serde_json::Value;
 use starling_engine::{Error, Result};
 use starling_train::data::ByteTokenizer;
+use starling_train::files::read_json;
 use std::path::Path;
 
 /// Refuses a folder that comes with another tokenizer than bytes, which is the only one that is
@@ -16,10 +16,8 @@ pub fn check_byte_tokens(folder: &Path) -> Result<()> {
         Err(Error::format(path, message))
     };
     let path = folder.join("tokenizer.json");
-    if path.exists() {
-        let text = std::fs::read(&path).map_err(|e| Error::file(&path, e))?;
-        let json: Value = serde_json::from_slice(&text)
-            .map_err(|e| Error::format(&path, format!("this is no JSON: {e}")))?;
+    if path.symlink_metadata().is_ok() {
+        let json = read_json(&path)?;
         return if ByteTokenizer.is_described_by(&json) { Ok(()) } else { refuse(&path) };
     }
     let merges = folder.join("merges.txt");

@@ -4,17 +4,20 @@ pub mod data;
 mod evaluate;
 pub mod files;
 mod folder;
+pub mod memory;
 mod metrics;
 mod plot;
 mod step;
 mod trainer;
 
-pub use evaluate::{Evaluation, evaluate};
+pub use evaluate::{Evaluation, evaluate, evaluate_some};
 pub use folder::{RunFolder, save_model};
 pub use metrics::StepRow;
 pub use step::TrainStep;
 pub use trainer::{Event, Outcome, Trainer};
 
+use data::Prefetch;
+use memory::{Bytes, product};
 use serde::{Deserialize, Serialize};
 use starling_engine::nn::{Mode, Module};
 use starling_engine::optim::{Decline, Rule, Schedule};
@@ -35,6 +38,11 @@ pub trait LanguageModel: Module {
     /// # Errors
     /// [`Error::Backend`] when the shape does not fit or a token is unknown.
     fn logits(&self, tokens: &Tensor, mode: Mode) -> Result<Tensor>;
+    /// The bytes that forward and backward over `[batch, sequence]` tokens take at least: here the
+    /// logits and their gradient.
+    fn step_bytes(&self, batch: usize, sequence: usize) -> Bytes {
+        2 * product(&[size_of::<f32>(), batch, sequence, self.vocabulary()])
+    }
 }
 
 /// Every number that decides what a run computes, apart from the model's own.
@@ -58,6 +66,9 @@ pub struct Settings {
     pub seed: u64,
     /// Steps between validations.
     pub validate_every: u64,
+    /// Windows of the validation text that a validation looks at, spread over all of it. All of
+    /// them count once, at the end of the run, for the best model.
+    pub validate_windows: usize,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
     /// Validations without a new best after which the run ends.
@@ -82,6 +93,7 @@ impl Settings {
             optimizer: Rule::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 },
             seed: 0,
             validate_every: 100,
+            validate_windows: 256,
             checkpoint_every: 50,
             patience: Some(10),
         }
@@ -99,6 +111,8 @@ impl Settings {
             ("the number of accumulated batches", self.accumulate as u64),
             ("the steps between validations", self.validate_every),
             ("the steps between checkpoints", self.checkpoint_every),
+            ("the number of validation windows", self.validate_windows as u64),
+            ("the patience", self.patience.unwrap_or(1)),
         ];
         for (name, count) in counts {
             if count == 0 {
@@ -108,12 +122,40 @@ impl Settings {
         if let Some(clip) = self.clip.filter(|c| !c.is_finite() || *c <= 0.0) {
             return Err(Error::invalid(format!("the clipping norm is {clip} and must be above 0")));
         }
+        let sizes = [self.batch, self.accumulate, self.seq];
+        if product(&sizes) > i64::MAX as Bytes {
+            let [batch, accumulate, seq] = sizes;
+            return Err(Error::invalid(format!(
+                "a step of {accumulate} batches of {batch} sequences of {seq} tokens is beyond \
+                 counting: choose smaller sizes"
+            )));
+        }
         self.schedule.check()
     }
 
     /// Sequences of one step.
     pub fn sequences(&self) -> usize {
-        self.batch * self.accumulate
+        self.batch.saturating_mul(self.accumulate)
+    }
+
+    /// Refuses sizes whose step needs more memory than there is, before any is taken.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with both numbers.
+    pub fn check_memory(&self, model: &dyn LanguageModel) -> Result<()> {
+        let (batch, accumulate, seq) = (self.batch, self.accumulate, self.seq);
+        let batches = if accumulate > 1 { format!("{accumulate} x ") } else { String::new() };
+        let what = format!("a step of {batches}{batch} x {seq} tokens");
+        // Inputs and targets.
+        let tokens = 2 * product(&[size_of::<i32>(), batch, accumulate, seq]);
+        let waiting = (Prefetch::AHEAD as Bytes + 2).saturating_mul(tokens);
+        memory::check_host(&what, waiting)?;
+        // A gradient and two moments for each parameter.
+        let parameters: usize = model.parameters().iter().map(|p| p.1.len()).sum();
+        let kept = 3 * product(&[size_of::<f32>(), parameters]);
+        let needs = [tokens, kept, model.step_bytes(batch, seq)];
+        let needs = needs.into_iter().fold(waiting, Bytes::saturating_add);
+        memory::check(model.device(), &what, needs)
     }
 }
 

@@ -1,6 +1,6 @@
 //! metrics.jsonl: a row a step and a row a validation.
 
-use crate::files::{FileSystem, Sink};
+use crate::files::{FileSystem, Sink, read_whole};
 use serde::{Deserialize, Serialize};
 use starling_engine::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -28,6 +28,14 @@ struct ValidationRow {
     val_loss: f64,
 }
 
+/// The best model over the whole validation text, once a run has ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct FinalRow {
+    step: u64,
+    best_step: u64,
+    final_val_loss: f64,
+}
+
 /// Points of the two curves.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Curves {
@@ -40,20 +48,25 @@ pub(super) struct Metrics {
     path: PathBuf,
     file: Box<dyn Sink>,
     pub(super) curves: Curves,
+    /// Rows in the middle that could not be read. They stay in the file.
+    pub(super) skipped: usize,
 }
 
 impl Metrics {
-    /// Opens the file; rows after `last_step` and whatever follows them are cut off.
-    pub(super) fn open(files: &dyn FileSystem, path: &Path, last_step: u64) -> Result<Self> {
-        let failed = |e| Error::file(path, e);
-        let text = match std::fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(e) => return Err(failed(e)),
-        };
-        let (keep_bytes, curves) = keep(&text, last_step);
-        let file = files.append(path, keep_bytes as u64).map_err(failed)?;
-        Ok(Self { path: path.to_owned(), file, curves })
+    /// Opens the file; what follows the last row of `last_step` is cut off, also the row of the
+    /// end unless the run has `finished`.
+    pub(super) fn open(
+        files: &dyn FileSystem,
+        path: &Path,
+        last_step: u64,
+        finished: bool,
+    ) -> Result<Self> {
+        let there = path.symlink_metadata().is_ok();
+        let text = if there { read_whole(path)? } else { Vec::new() };
+        let kept = keep(&text, last_step, finished);
+        let file =
+            files.append(path, kept.bytes as u64).map_err(|source| Error::file(path, source))?;
+        Ok(Self { path: path.to_owned(), file, curves: kept.curves, skipped: kept.skipped })
     }
 
     pub(super) fn step(&mut self, row: &StepRow) -> Result<()> {
@@ -64,6 +77,10 @@ impl Metrics {
     pub(super) fn validation(&mut self, step: u64, val_loss: f64) -> Result<()> {
         self.curves.validation.push((step, val_loss));
         self.line(&ValidationRow { step, val_loss })
+    }
+
+    pub(super) fn end(&mut self, step: u64, best_step: u64, final_val_loss: f64) -> Result<()> {
+        self.line(&FinalRow { step, best_step, final_val_loss })
     }
 
     fn line(&mut self, row: &impl Serialize) -> Result<()> {
@@ -80,29 +97,66 @@ impl Metrics {
     }
 }
 
-/// The bytes of the whole rows up to `last_step`, and what they say.
-fn keep(text: &[u8], last_step: u64) -> (usize, Curves) {
-    let (mut end, mut curves) = (0, Curves::default());
-    for line in text.split_inclusive(|&b| b == b'\n') {
-        if line.last() != Some(&b'\n') {
-            break;
-        }
-        if let Ok(row) = serde_json::from_slice::<StepRow>(line) {
-            if row.step > last_step {
-                break;
-            }
-            curves.train.push((row.step, row.loss));
-        } else if let Ok(row) = serde_json::from_slice::<ValidationRow>(line) {
-            if row.step > last_step {
-                break;
-            }
-            curves.validation.push((row.step, row.val_loss));
-        } else {
-            break;
-        }
-        end += line.len();
+/// A row of the file.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Row {
+    Step(StepRow),
+    Validation(ValidationRow),
+    Final(FinalRow),
+}
+
+impl Row {
+    /// Whether the row may stand after the row of step `before` in a run that has come to `last`.
+    fn fits(&self, before: u64, last: u64, finished: bool) -> bool {
+        let (step, loss) = match self {
+            Row::Step(row) => (row.step, row.loss),
+            Row::Validation(row) => (row.step, row.val_loss),
+            Row::Final(row) => (row.step, row.final_val_loss),
+        };
+        let first = match self {
+            Row::Step(_) => before + 1,
+            Row::Validation(_) => before,
+            Row::Final(_) if finished => before,
+            Row::Final(_) => u64::MAX,
+        };
+        // A loss is computed in f32: anything beyond is a damaged row.
+        (first..=last).contains(&step) && loss.abs() <= f64::from(f32::MAX)
     }
-    (end, curves)
+}
+
+/// What [`keep`] found.
+#[derive(Default)]
+struct Kept {
+    /// Up to the end of the last good row.
+    bytes: usize,
+    curves: Curves,
+    /// Rows before that one that are no rows, or of a step that cannot stand there.
+    skipped: usize,
+}
+
+/// The rows up to `last_step`, in the order of their steps.
+fn keep(text: &[u8], last_step: u64, finished: bool) -> Kept {
+    let (mut kept, mut at, mut bad, mut before) = (Kept::default(), 0, 0, 0);
+    for line in text.split_inclusive(|&b| b == b'\n') {
+        at += line.len();
+        let row = serde_json::from_slice::<Row>(line).ok();
+        let row = row.filter(|r| line.ends_with(b"\n") && r.fits(before, last_step, finished));
+        let Some(row) = row else {
+            bad += 1;
+            continue;
+        };
+        match row {
+            Row::Step(row) => {
+                before = row.step;
+                kept.curves.train.push((row.step, row.loss));
+            }
+            Row::Validation(row) => kept.curves.validation.push((row.step, row.val_loss)),
+            Row::Final(_) => {}
+        }
+        (kept.bytes, kept.skipped) = (at, kept.skipped + std::mem::take(&mut bad));
+    }
+    kept
 }
 
 #[cfg(test)]
@@ -119,7 +173,7 @@ mod tests {
     fn rows_after_the_checkpoint_and_half_a_line_are_cut_off() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.jsonl");
-        let mut metrics = Metrics::open(&Disk, &path, 0).unwrap();
+        let mut metrics = Metrics::open(&Disk, &path, 0, false).unwrap();
         for step in 1..=4 {
             metrics.step(&row(step)).unwrap();
             if step % 2 == 0 {
@@ -132,10 +186,42 @@ mod tests {
         let expected = text[..kept].to_owned();
         text.push_str("{\"step\":5,\"lo");
         std::fs::write(&path, text).unwrap();
-        let metrics = Metrics::open(&Disk, &path, 2).unwrap();
+        let metrics = Metrics::open(&Disk, &path, 2, false).unwrap();
         assert_eq!(metrics.curves.train, [(1, 1.0), (2, 0.5)]);
         assert_eq!(metrics.curves.validation, [(2, 2.0)]);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
+    }
+
+    #[test]
+    fn bad_rows_in_the_middle_cost_nothing_but_themselves() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let line = |s: u64| serde_json::to_string(&row(s)).unwrap() + "\n";
+        let huge = line(2).replace("\"loss\":0.5", "\"loss\":1.7e308");
+        for bad in ["garbage\n", "[]\n", "\n", &line(99), &huge] {
+            let text = line(1) + bad + &line(3) + &line(4) + "half";
+            std::fs::write(&path, &text).unwrap();
+            let metrics = Metrics::open(&Disk, &path, 4, false).unwrap();
+            assert_eq!(metrics.skipped, 1, "{bad}");
+            let steps: Vec<u64> = metrics.curves.train.iter().map(|p| p.0).collect();
+            assert_eq!(steps, [1, 3, 4], "{bad}");
+            let kept = std::fs::read_to_string(&path).unwrap();
+            assert_eq!(kept, text[..text.len() - 4], "{bad}");
+        }
+        // The row of the end belongs to a run that has ended.
+        let mut metrics = Metrics::open(&Disk, &path, 4, false).unwrap();
+        metrics.end(4, 3, 0.25).unwrap();
+        drop(metrics);
+        let ended = std::fs::read_to_string(&path).unwrap();
+        assert!(ended.ends_with("{\"step\":4,\"best_step\":3,\"final_val_loss\":0.25}\n"));
+        Metrics::open(&Disk, &path, 4, true).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), ended);
+        Metrics::open(&Disk, &path, 4, false).unwrap();
+        assert!(ended.starts_with(&std::fs::read_to_string(&path).unwrap()));
+        assert!(!std::fs::read_to_string(&path).unwrap().contains("final"));
+        // A step that comes again is as wrong as one that comes too early.
+        std::fs::write(&path, line(1) + &line(3) + &line(2) + &line(4)).unwrap();
+        assert_eq!(Metrics::open(&Disk, &path, 4, false).unwrap().skipped, 1);
     }
 
     #[test]
@@ -154,11 +240,11 @@ mod tests {
     fn a_full_disk_is_reported_and_the_whole_rows_stay() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.jsonl");
-        let mut metrics = Metrics::open(&LimitedDisk::new(130), &path, 0).unwrap();
+        let mut metrics = Metrics::open(&LimitedDisk::new(130), &path, 0, false).unwrap();
         metrics.step(&row(1)).unwrap();
         let error = metrics.step(&row(2)).unwrap_err().to_string();
         assert!(error.contains("metrics.jsonl") && error.contains("space"), "{error}");
         drop(metrics);
-        assert_eq!(Metrics::open(&Disk, &path, 9).unwrap().curves.train, [(1, 1.0)]);
+        assert_eq!(Metrics::open(&Disk, &path, 9, false).unwrap().curves.train, [(1, 1.0)]);
     }
 }

@@ -9,6 +9,15 @@ use std::path::Path;
 /// Half the steps over which the training loss is averaged.
 const SMOOTH: usize = 10;
 
+/// What is drawn at most: axes cannot be divided over the whole range of numbers.
+const HIGHEST: f64 = 1e9;
+
+/// The curve as far as it can be drawn.
+fn drawable(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
+    let finite = points.iter().filter(|p| p.1.is_finite());
+    finite.map(|p| (p.0, p.1.clamp(-HIGHEST, HIGHEST))).collect()
+}
+
 /// The mean of each point and its neighbours.
 fn smooth(points: &[(u64, f64)]) -> Vec<(f64, f64)> {
     let mean = |i: usize| {
@@ -57,10 +66,11 @@ fn draw(curves: &Curves) -> std::result::Result<String, Box<dyn std::error::Erro
 
 /// Draws the curves into an SVG file; does nothing before the first step.
 pub(super) fn save(files: &dyn FileSystem, path: &Path, curves: &Curves) -> Result<()> {
-    if curves.train.is_empty() {
+    let (train, validation) = (drawable(&curves.train), drawable(&curves.validation));
+    if train.is_empty() {
         return Ok(());
     }
-    let text = draw(curves)
+    let text = draw(&Curves { train, validation })
         .map_err(|e| Error::format(path, format!("the curves cannot be drawn: {e}")))?;
     replace(files, path, |out| out.write_all(text.as_bytes()).map_err(|e| Error::file(path, e)))
 }
@@ -80,6 +90,17 @@ mod tests {
         assert!(text.starts_with("<svg") && text.trim_end().ends_with("</svg>"));
         assert!(text.matches("<polyline").count() >= 2);
         assert!(text.contains("validation"));
+    }
+
+    #[test]
+    fn numbers_that_no_axis_holds_are_drawn_at_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("loss.svg");
+        for y in [f64::MAX, f64::MIN, f64::NAN, f64::INFINITY, 3e38, 5e-324, 0.0] {
+            let train = vec![(1, 2.0), (2, y), (u64::MAX, 1.0)];
+            save(&Disk, &path, &Curves { train, validation: vec![(2, y)] }).unwrap();
+            assert!(std::fs::read_to_string(&path).unwrap().contains("</svg>"), "{y}");
+        }
     }
 
     #[test]

@@ -21,10 +21,16 @@ pub struct TrainStep<'a> {
     targets: Tensor,
     /// The mean loss, and the norm of the gradients before clipping.
     results: Tensor,
+    /// `[RING, 2]`: the results of the last steps that were kept.
+    ring: Tensor,
+    kept: usize,
     captured: Option<Captured>,
 }
 
 impl<'a> TrainStep<'a> {
+    /// The most results that can be kept on the device.
+    pub const RING: usize = 8;
+
     /// Makes room for the batches of a step.
     ///
     /// # Errors
@@ -44,6 +50,8 @@ impl<'a> TrainStep<'a> {
             inputs: room()?,
             targets: room()?,
             results: Tensor::from_slice(model.device(), &[0f32; 2], &[2])?,
+            ring: Tensor::from_slice(model.device(), &[0f32; 2 * Self::RING], &[Self::RING, 2])?,
+            kept: 0,
             captured: None,
         })
     }
@@ -74,6 +82,35 @@ impl<'a> TrainStep<'a> {
     pub fn results(&self) -> Result<[f32; 2]> {
         let both = self.results.to_vec::<f32>()?;
         <[f32; 2]>::try_from(both).map_err(|_| Error::invalid("a step has two results"))
+    }
+
+    /// Keeps the results of the last step on the device, without waiting for them.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when [`TrainStep::RING`] are kept already; what the device reports.
+    pub fn keep_results(&mut self) -> Result<()> {
+        if self.kept == Self::RING {
+            return Err(Error::invalid("the ring of results is full: take them first"));
+        }
+        self.ring.slice_assign(0, self.kept, &self.results.reshape(&[1, 2])?)?;
+        self.kept += 1;
+        Ok(())
+    }
+
+    /// How many results are kept.
+    pub fn kept(&self) -> usize {
+        self.kept
+    }
+
+    /// The kept results, each as in [`TrainStep::results`], in the order of their steps: waits for
+    /// the device once. None is kept afterwards.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn take_results(&mut self) -> Result<Vec<[f32; 2]>> {
+        let kept = std::mem::take(&mut self.kept);
+        let all = self.ring.to_vec::<f32>()?;
+        Ok(all.chunks_exact(2).take(kept).map(|pair| [pair[0], pair[1]]).collect())
     }
 
     /// Verbs of a step, once one has run.

@@ -287,3 +287,158 @@ fn every_token_but_the_first_is_predicted_once() {
     assert!(evaluate(&model, b"x").is_err());
     assert_eq!(evaluate(&model, b"xy").unwrap().tokens, 1);
 }
+
+#[test]
+fn a_validation_is_bounded_and_the_end_looks_at_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let bounded = Settings { validate_windows: 1, ..settings(12) };
+    let outcome = start(Arc::new(Disk), dir.path(), bounded.clone()).unwrap();
+    let text = std::fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
+    let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!(last["final_val_loss"].as_f64(), Some(outcome.best_loss));
+    assert_eq!(last["best_step"].as_u64(), Some(outcome.best_step));
+    // That is what the saved model has on the whole text, whatever the training looked at.
+    let model = Bigram::new(99, 0.0);
+    let archive = Archive::open(&dir.path().join("model.safetensors")).unwrap();
+    for (name, tensor) in model.parameters() {
+        tensor.copy_from_slice(&archive.read(&name, tensor.shape()).unwrap()).unwrap();
+    }
+    let validation = corpus().split_at(TEXT.len() * 9 / 10).1;
+    let all = evaluate(&model, &validation).unwrap();
+    assert!((all.loss - outcome.best_loss).abs() < 1e-6);
+    let watch = &mut |done, windows| {
+        assert_eq!((done, windows), (1, 1));
+        std::ops::ControlFlow::Continue(())
+    };
+    let one = evaluate_some(&model, &validation, 1, watch).unwrap().unwrap();
+    assert_eq!((one.tokens, all.tokens), (16, validation.len() - 1));
+    // The state holds the last parameters, not the best ones: it ends as one that looked at all.
+    let whole = tempfile::tempdir().unwrap();
+    start(Arc::new(Disk), whole.path(), settings(12)).unwrap();
+    let own = |dir: &Path| {
+        let archive = Archive::open(&dir.join("state.safetensors")).unwrap();
+        archive.read("model.table.weight", &[256, 16]).unwrap()
+    };
+    assert!(own(dir.path()) == own(whole.path()));
+    // Resumed, it has nothing left to do and keeps its last row.
+    assert_eq!(resume(dir.path(), bounded).unwrap().best_loss, outcome.best_loss);
+    assert_eq!(std::fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap(), text);
+}
+
+#[test]
+fn a_run_that_is_asked_to_stop_goes_on_to_the_same_end_from_any_step() {
+    let whole = tempfile::tempdir().unwrap();
+    let settings = Settings { validate_windows: 1, ..settings(13) };
+    start(Arc::new(Disk), whole.path(), settings.clone()).unwrap();
+    for asked_at in 1..=15 {
+        let dir = tempfile::tempdir().unwrap();
+        let model = Bigram::new(settings.seed, 0.1);
+        let asked = std::cell::Cell::new(0);
+        let stop = || {
+            asked.set(asked.get() + 1);
+            asked.get() >= asked_at
+        };
+        let trainer = Trainer::new(&model, settings.clone(), corpus()).unwrap().stop_when(&stop);
+        let folder = RunFolder::create(Arc::new(Disk), dir.path()).unwrap();
+        let mut events = Vec::new();
+        let outcome = trainer.start(&folder, &Map::new(), &mut |e| events.push(format!("{e:?}")));
+        drop(folder);
+        let outcome = outcome.unwrap();
+        // The end is asked once more for each pass over the whole text.
+        assert_eq!(outcome.interrupted, asked_at <= 14, "{asked_at}");
+        assert_eq!(outcome.steps, asked_at.min(13), "{asked_at}");
+        if outcome.interrupted {
+            assert_eq!(events.last().unwrap(), &format!("Interrupted({})", outcome.steps));
+            assert_eq!(
+                rows(dir.path()).iter().filter(|r| r["loss"].is_number()).count() as u64,
+                outcome.steps
+            );
+        }
+        assert_eq!(resume(dir.path(), settings.clone()).unwrap().steps, 13);
+        assert_eq!(rows(dir.path()), rows(whole.path()), "{asked_at}");
+        for name in ["model.safetensors", "state.safetensors"] {
+            let bytes = |d: &Path| std::fs::read(d.join(name)).unwrap();
+            assert!(bytes(dir.path()) == bytes(whole.path()), "{asked_at}: {name}");
+        }
+    }
+}
+
+#[test]
+fn losses_are_fetched_late_but_every_row_is_exact_and_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { validate_every: 100, checkpoint_every: 100, ..settings(19) };
+    let (mut seen, model) = (Vec::new(), Bigram::new(3, 0.0));
+    let trainer = Trainer::new(&model, settings.clone(), corpus()).unwrap();
+    let folder = RunFolder::create(Arc::new(Disk), dir.path()).unwrap();
+    let before = model.device.counters().downloaded_bytes;
+    let mut fetches = std::collections::BTreeSet::new();
+    let report = &mut |event: Event<'_>| {
+        if let Event::Step(row) = event {
+            fetches.insert(model.device.counters().downloaded_bytes - before);
+            seen.push((row.step, row.loss, row.grad_norm));
+        }
+    };
+    trainer.start(&folder, &Map::new(), report).unwrap();
+    // One step after the other, each looked at as soon as it is done.
+    let model = Bigram::new(3, 0.0);
+    let optimizer = starling_engine::optim::Optimizer::new(settings.optimizer, model.parameters());
+    let optimizer = optimizer.unwrap();
+    let mut step = TrainStep::new(&model, &optimizer, &settings).unwrap();
+    let training = corpus().split_at(TEXT.len() * 9 / 10).0;
+    let sampling = crate::data::Sampling::new(3, training.len(), 16, 4).unwrap();
+    let expected: Vec<(u64, f64, f64)> = (1..=19)
+        .map(|number| {
+            let batch = crate::data::Batch::new(&training, &sampling, 16, number);
+            step.run(number, settings.schedule.rate(number, 19), &batch).unwrap();
+            let [loss, norm] = step.results().unwrap().map(f64::from);
+            (number, loss, norm)
+        })
+        .collect();
+    assert_eq!(seen, expected);
+    // Fewer waits than steps: how many depends on the machine's speed, but a ring holds eight.
+    assert!(fetches.len() >= 3, "{fetches:?}");
+    let mut ring = TrainStep::new(&model, &optimizer, &settings).unwrap();
+    (0..TrainStep::RING).for_each(|_| ring.keep_results().unwrap());
+    assert!(ring.keep_results().unwrap_err().to_string().contains("full"));
+    assert_eq!(ring.take_results().unwrap().len(), TrainStep::RING);
+    assert_eq!(ring.kept(), 0);
+}
+
+#[test]
+fn a_state_that_computes_no_loss_is_not_saved() {
+    for every in [1, 4] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut s = Settings { checkpoint_every: every, validate_every: 100, ..settings(30) };
+        s.schedule = starling_engine::optim::Schedule::constant(1e30);
+        let error = start(Arc::new(Disk), dir.path(), s.clone()).unwrap_err();
+        assert!(matches!(error, Error::Diverged(_)), "{error}");
+        assert!(error.to_string().contains("diverged at step "), "{error}");
+        let archive = Archive::open_own(&dir.path().join("state.safetensors")).unwrap();
+        let table = archive.read("model.table.weight", &[256, 16]).unwrap();
+        let first = Archive::open(&dir.path().join("initial/model.safetensors")).unwrap();
+        let first = first.read("table.weight", &[256, 16]).unwrap();
+        assert!(table == first, "the last state that was good is the first one");
+        // What was refused once is refused again, at the same step.
+        assert_eq!(resume(dir.path(), s).unwrap_err().to_string(), error.to_string());
+    }
+}
+
+#[test]
+fn a_device_that_cannot_do_the_first_step_leaves_no_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let mut model = Bigram::new(3, 0.0);
+    let backend = model.device.backend().clone();
+    // Room for the model and the optimizer, not for a step of so many sequences.
+    model.device = Device::with_memory_limit(backend, 400_000).unwrap();
+    let source: &mut dyn Source = &mut Fresh::new(&model.device, 3);
+    model.table = Embedding::new(source, "table", [256, 16], Init::Normal(0.3)).unwrap();
+    let (uniform, layout) = (Init::Uniform(0.1), WeightLayout::OutIn);
+    model.out = Linear::new(source, "out", [16, 256], layout, uniform, true).unwrap();
+    let s = Settings { batch: 64, ..settings(5) };
+    let trainer = Trainer::new(&model, s, corpus()).unwrap();
+    let folder = RunFolder::create(Arc::new(Disk), &path).unwrap();
+    let error = trainer.start(&folder, &Map::new(), &mut |_| ()).unwrap_err();
+    assert!(error.to_string().contains("out of memory"), "{error}");
+    assert!(!path.exists(), "{:?}", std::fs::read_dir(&path).map(|d| d.count()));
+}

@@ -12,6 +12,7 @@ pub fn run(
 ) -> Result<Map<String, Value>> {
     let [batch, heads, sequence, dim] = sizes(shape)?;
     let all = [batch, heads, sequence, dim];
+    bench.check_memory(&[&all[..]; 5])?;
     let mut operand = || -> Result<Tensor> { Ok(bench.random(&all)?.requires_grad()) };
     let leaves = [operand()?, operand()?, operand()?];
     let upstream = bench.random(&all)?;

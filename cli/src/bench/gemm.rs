@@ -20,6 +20,7 @@ pub fn run(mut bench: Bench, shape: &str) -> Result<Map<String, Value>> {
             return Err(Error::Invalid(message));
         }
     };
+    bench.check_memory(&[&[m, k], &[k, n], &[m, n]])?;
     let mut operand = |rows: usize, cols: usize, transposed: bool| -> Result<Tensor> {
         if transposed {
             bench.random(&[cols, rows])?.transpose(0, 1)

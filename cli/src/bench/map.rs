@@ -16,6 +16,7 @@ pub fn run(mut bench: Bench, op: &str, len: usize) -> Result<Map<String, Value>>
     if len == 0 {
         return Err(Error::Invalid("--len is 0 and must be at least 1".into()));
     }
+    bench.check_memory(&vec![&[len][..]; def.tensors.len() + 1])?;
     // Away from 0 and positive: inside every definition's domain.
     let inputs: Vec<Tensor> = def
         .tensors

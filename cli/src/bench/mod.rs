@@ -12,12 +12,16 @@ use crate::output;
 use serde_json::{Map, Value, json};
 use starling_engine::{DType, Device, Error, Result, Tensor};
 use starling_ops::philox::HostStream;
+use starling_train::memory;
 use std::process::ExitCode;
 use std::time::Instant;
 
+/// The longest measurement in seconds.
+const A_DAY: f64 = 86_400.0;
+
 pub fn run(args: &BenchArgs) -> Result<ExitCode> {
-    if !args.secs.is_finite() || args.secs <= 0.0 {
-        let message = format!("--secs is {} and must be above 0", args.secs);
+    if !(args.secs > 0.0 && args.secs <= A_DAY) {
+        let message = format!("--secs is {} and must be above 0 and at most {A_DAY}", args.secs);
         return Err(Error::Invalid(message));
     }
     let dtype: DType = args.dtype.parse().map_err(Error::Invalid)?;
@@ -80,6 +84,22 @@ struct Work {
 }
 
 impl Bench {
+    /// Refuses operands and results of f32 that do not fit into the device's memory.
+    fn check_memory(&self, shapes: &[&[usize]]) -> Result<()> {
+        let elements =
+            shapes.iter().fold(0, |all: memory::Bytes, s| all.saturating_add(memory::product(s)));
+        let bytes = elements.saturating_mul(size_of::<f32>() as memory::Bytes);
+        memory::check(&self.device, "a measurement of this size", bytes)
+    }
+
+    /// As many tokens as an index of 31 bits can name.
+    fn check_tokens(what: &str, tokens: usize) -> Result<()> {
+        if i32::try_from(tokens).is_ok() {
+            return Ok(());
+        }
+        Err(Error::Invalid(format!("{what} is {tokens} and must be at most {}", i32::MAX)))
+    }
+
     /// Uniform numbers in -1 .. 1.
     fn random(&mut self, shape: &[usize]) -> Result<Tensor> {
         let n = shape.iter().product();

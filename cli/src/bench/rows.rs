@@ -44,6 +44,8 @@ pub fn run(mut bench: Bench, op: &str, shape: &str) -> Result<Map<String, Value>
             )));
         }
     };
+    Bench::check_tokens("the number of columns", cols)?;
+    bench.check_memory(&[&[rows, cols], &[rows, cols]])?;
     let targets = (0..rows).map(|_| bench.stream.below(cols as u32) as i32).collect();
     let (x, weight, bias) =
         (bench.random(&[rows, cols])?, bench.random(&[cols])?, bench.random(&[cols])?);

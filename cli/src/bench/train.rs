@@ -13,10 +13,12 @@ pub fn run(
     mut bench: Bench,
     [layers, dim, heads, seq, batch, vocab]: [usize; 6],
 ) -> Result<Map<String, Value>> {
+    Bench::check_tokens("--vocab", vocab)?;
     let config = Config { vocab_size: vocab, ..Config::bytes(layers, dim, heads, seq, 0.0) };
     let model = Gpt2::fresh(&bench.device, config, 1)?;
     let mut settings = Settings::new(1, batch, seq, 1e-4);
     settings.check()?;
+    settings.check_memory(&model)?;
     settings.steps = u64::MAX;
     let optimizer = Optimizer::new(settings.optimizer, model.parameters())?;
     let mut step = TrainStep::new(&model, &optimizer, &settings)?;

@@ -21,6 +21,24 @@ pub fn train_command(run: &Path, args: &[&str]) -> Command {
     command
 }
 
+/// A training of a small model on a short text into `run`.
+pub fn short_command(run: &Path, args: &[&str]) -> Command {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("short.txt");
+    let text: String = (0..200).map(|i| format!("{i} birds sat on {} wires. ", i * i)).collect();
+    // The same content whoever writes it, and never half of it.
+    let own = path.with_extension(format!("{:?}", std::thread::current().id()));
+    std::fs::write(&own, text).unwrap();
+    std::fs::rename(&own, &path).unwrap();
+    let mut command = train_command(run, args);
+    command.arg("--text").arg(path);
+    command
+}
+
+/// Runs a training of a small model on a short text into `run`.
+pub fn short_train(run: &Path, args: &[&str]) -> Output {
+    short_command(run, args).output().unwrap()
+}
+
 /// Runs a training of a small model into `run`.
 pub fn train(run: &Path, args: &[&str]) -> Output {
     train_command(run, args).output().unwrap()

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use starling_engine::{Definition, Error, Result};
+use starling_train::files::read_json;
+use starling_train::memory::{Bytes, product};
 use std::path::Path;
 
 /// The shape of a GPT-2; what a file leaves out has transformers' default.
@@ -117,8 +119,12 @@ impl Config {
     /// # Errors
     /// [`Error::File`]; [`Error::Format`] when it is no GPT-2 or one that cannot be built.
     pub fn open(path: &Path) -> Result<Self> {
-        let text = std::fs::read(path).map_err(|e| Error::file(path, e))?;
-        let config: Self = serde_json::from_slice(&text)
+        let json = read_json(path)?;
+        // A list would pass as one of all defaults.
+        if !json.is_object() {
+            return Err(Error::format(path, "this is no model description: it is no JSON object"));
+        }
+        let config: Self = serde_json::from_value(json)
             .map_err(|e| Error::format(path, format!("this is no model description: {e}")))?;
         config.check().map_err(|e| Error::format(path, e.to_string()))?;
         Ok(config)
@@ -147,6 +153,17 @@ impl Config {
         if let Some((name, _)) = sizes.into_iter().find(|(_, size)| *size == 0) {
             return invalid(format!("{name} is 0 and must be at least 1"));
         }
+        if self.parameters() > i64::MAX as Bytes {
+            return invalid("the sizes make more parameters than can be counted".into());
+        }
+        for (name, x) in [
+            ("layer_norm_epsilon", self.layer_norm_epsilon),
+            ("initializer_range", self.initializer_range),
+        ] {
+            if !x.is_finite() || x < 0.0 {
+                return invalid(format!("{name} is {x} and must be a number of at least 0"));
+            }
+        }
         if !self.n_embd.is_multiple_of(self.n_head) {
             let (width, heads) = (self.n_embd, self.n_head);
             return invalid(format!("n_embd {width} is no multiple of n_head {heads}"));
@@ -161,7 +178,29 @@ impl Config {
 
     /// The feed-forward part's inner width.
     pub fn inner(&self) -> usize {
-        self.n_inner.unwrap_or(4 * self.n_embd)
+        self.n_inner.unwrap_or(self.n_embd.saturating_mul(4))
+    }
+
+    /// The number of parameters, exact or the largest number.
+    pub fn parameters(&self) -> Bytes {
+        let (dim, inner) = (self.n_embd, self.inner());
+        let add = |parts: &[Bytes]| parts.iter().fold(0, |a: Bytes, &b| a.saturating_add(b));
+        // Two norms, two projections of the attention, two of the feed-forward part.
+        let block = add(&[
+            product(&[4, dim]),
+            product(&[4, dim, dim]),
+            product(&[4, dim]),
+            product(&[2, dim, inner]),
+            product(&[1, dim]),
+            product(&[1, inner]),
+        ]);
+        let heads = if self.tie_word_embeddings { 1 } else { 2 };
+        add(&[
+            product(&[heads, self.vocab_size, dim]),
+            product(&[self.n_positions, dim]),
+            (self.n_layer as Bytes).saturating_mul(block),
+            product(&[2, dim]),
+        ])
     }
 
     /// The activation by transformers' name.
@@ -212,6 +251,15 @@ mod tests {
         assert!(check(|c| c.n_layer = 0).contains("n_layer"));
         assert!(check(|c| c.resid_pdrop = f64::NAN).contains("resid_pdrop"));
         assert!(check(|c| c.activation_function = "quick".into()).contains("quick"));
+        assert!(check(|c| c.layer_norm_epsilon = -1.0).contains("layer_norm_epsilon is -1"));
+        assert!(check(|c| c.layer_norm_epsilon = f64::NAN).contains("layer_norm_epsilon"));
+        assert!(check(|c| c.initializer_range = f64::INFINITY).contains("initializer_range"));
+        for size in [1 << 62, usize::MAX] {
+            assert!(check(|c| (c.n_embd, c.n_head) = (size, 1)).contains("more parameters"));
+            assert!(check(|c| c.n_layer = size).contains("more parameters"));
+            assert!(check(|c| c.n_inner = Some(size)).contains("more parameters"));
+            assert!(check(|c| c.vocab_size = size).contains("more parameters"));
+        }
         assert!(check(|c| c.model_type = "llama".into()).contains("llama"));
     }
 

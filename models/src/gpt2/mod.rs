@@ -12,6 +12,7 @@ use starling_engine::nn::{
 use starling_engine::{Device, Error, Result, Tensor, WeightLayout, no_grad};
 use starling_train::LanguageModel;
 use starling_train::files::{Archive, FromFile};
+use starling_train::memory::{self, Bytes, product};
 use std::path::Path;
 
 /// What transformers puts before the names of everything but the output layer; files of the bare
@@ -119,6 +120,9 @@ impl Gpt2 {
     /// [`Error::Invalid`] for an impossible configuration; those of the source.
     pub fn new(config: Config, source: &mut dyn Source) -> Result<Self> {
         config.check()?;
+        let bytes = config.parameters().saturating_mul(size_of::<f32>() as Bytes);
+        let what = format!("a model of {} parameters", config.parameters());
+        memory::check(source.device(), &what, bytes)?;
         let (dim, weights) = (config.n_embd, Init::Normal(config.initializer_range as f32));
         let mut table = |name: &str, rows: usize| {
             Embedding::new(source, &format!("{PREFIX}{name}"), [rows, dim], weights)
@@ -157,11 +161,13 @@ impl Gpt2 {
                 "there is no such folder: name one that `starling train` or transformers wrote";
             return Err(Error::format(folder, message));
         }
-        let config = Config::open(&folder.join("config.json"))?;
+        let description = folder.join("config.json");
+        let config = Config::open(&description)?;
         let weights = folder.join("model.safetensors");
         let other = ["model.safetensors.index.json", "pytorch_model.bin"];
-        if let Some(other) =
-            other.into_iter().find(|f| !weights.exists() && folder.join(f).exists())
+        if let Some(other) = other
+            .into_iter()
+            .find(|f| weights.symlink_metadata().is_err() && folder.join(f).exists())
         {
             let message = format!(
                 "only a single model.safetensors can be read, and there is {other}: save the model \
@@ -170,7 +176,10 @@ impl Gpt2 {
             return Err(Error::format(folder, message));
         }
         let mut source = FromFile::new(device, Archive::open(&weights)?, PREFIX);
-        let model = Self::new(config, &mut source)?;
+        let model = Self::new(config, &mut source).map_err(|e| match e {
+            Error::Invalid(message) => Error::format(&description, message),
+            other => other,
+        })?;
         // Older files carry each block's causal mask, and tied models may repeat the embedding.
         let ignored = |name: &String| {
             name.ends_with(".attn.bias")
@@ -280,5 +289,15 @@ impl LanguageModel for Gpt2 {
             x = block.forward(&x, mode, None)?;
         }
         self.head(&x)
+    }
+
+    /// The logits and their gradient, and of each block what backward cannot do without: its
+    /// input, queries, keys and values, the attention's result, the sum, the inner activations.
+    fn step_bytes(&self, batch: usize, sequence: usize) -> Bytes {
+        let c = &self.config;
+        let wide = product(&[6, c.n_embd]).saturating_add(c.inner() as Bytes);
+        let blocks = wide.saturating_mul(c.n_layer as Bytes);
+        let each = blocks.saturating_add(product(&[2, c.vocab_size]));
+        each.saturating_mul(product(&[size_of::<f32>(), batch, sequence]))
     }
 }

@@ -1,19 +1,18 @@
 //! A stream of tokens that lies in a file or in the program.
 
-use memmap2::Mmap;
+use crate::files::read_whole;
 use starling_engine::{Error, Result};
-use std::fs::File;
 use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
 #[derive(Clone)]
 enum Bytes {
-    Mapped(Arc<Mmap>),
+    Read(Arc<Vec<u8>>),
     Static(&'static [u8]),
 }
 
-/// Byte tokens, memory-mapped when they come from a file. Cloning gives another handle.
+/// Byte tokens, in memory. Cloning gives another handle.
 #[derive(Clone)]
 pub struct Corpus {
     bytes: Bytes,
@@ -22,25 +21,19 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// Maps a file.
+    /// Reads a file. A copy and not a map: a run must not change or end because another program
+    /// writes to its text.
     ///
     /// # Errors
-    /// [`Error::File`] when the system refuses; [`Error::Format`] when it is empty or no file.
+    /// [`Error::File`] when the system refuses; [`Error::Format`] when it is empty or no file;
+    /// [`Error::Invalid`] when it does not fit into memory.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::file(path, e))?;
-        let metadata = file.metadata().map_err(|e| Error::file(path, e))?;
-        if !metadata.is_file() {
-            return Err(Error::format(path, "this is no regular file: name a text file"));
-        }
-        if metadata.len() == 0 {
+        let bytes = read_whole(path)?;
+        if bytes.is_empty() {
             return Err(Error::format(path, "the file is empty: name a text file with some text"));
         }
-        // SAFETY: the map is read-only and the file was checked to be a regular one. Changing it
-        // while it is mapped changes the tokens; the training run records a hash of them for that
-        // reason, and cutting it short ends the process, as with every mapped file.
-        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::file(path, e))?;
-        let range = 0..map.len();
-        Ok(Self { bytes: Bytes::Mapped(Arc::new(map)), range, name: path.display().to_string() })
+        let range = 0..bytes.len();
+        Ok(Self { bytes: Bytes::Read(Arc::new(bytes)), range, name: path.display().to_string() })
     }
 
     /// Tokens that are part of the program.
@@ -73,7 +66,7 @@ impl Deref for Corpus {
 
     fn deref(&self) -> &[u8] {
         let all: &[u8] = match &self.bytes {
-            Bytes::Mapped(map) => map,
+            Bytes::Read(bytes) => bytes,
             Bytes::Static(bytes) => bytes,
         };
         &all[self.range.clone()]
@@ -104,6 +97,16 @@ mod tests {
         assert_eq!(corpus.hash(), Corpus::from_static("same", b"hello world").hash());
         // The published value of FNV-1a for "a".
         assert_eq!(Corpus::from_static("a", b"a").hash(), 0xaf63_dc4c_8601_ec8c);
+    }
+
+    #[test]
+    fn a_text_that_is_cut_short_while_in_use_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("text");
+        std::fs::write(&path, vec![b'x'; 1 << 20]).unwrap();
+        let corpus = Corpus::open(&path).unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+        assert!(corpus.iter().all(|&b| b == b'x'));
     }
 
     #[test]

@@ -38,7 +38,8 @@ pub struct Prefetch {
 }
 
 impl Prefetch {
-    const AHEAD: usize = 4;
+    /// How many batches wait at most.
+    pub const AHEAD: usize = 4;
 
     /// Starts the thread.
     ///

@@ -19,12 +19,14 @@ pub trait Sink: Write + Send {
 
 /// The writing half of a file system.
 pub trait FileSystem: Send + Sync {
-    /// A new, empty file, in place of one that may be there.
+    /// A new, empty file, in place of one that may be there; a link of that name is replaced and
+    /// not followed.
     ///
     /// # Errors
     /// What the system reports.
     fn create(&self, path: &Path) -> io::Result<Box<dyn Sink>>;
-    /// A file to which is appended, cut to `keep_bytes` first; created when it is not there.
+    /// A file to which is appended, cut to `keep_bytes` first; created when it is not there. A link
+    /// is not followed.
     ///
     /// # Errors
     /// What the system reports.
@@ -80,10 +82,16 @@ fn sink(file: File) -> Box<dyn Sink> {
 
 impl FileSystem for Disk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn Sink>> {
-        File::create(path).map(sink)
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => OpenOptions::new().write(true).create_new(true).open(path).map(sink),
+        }
     }
 
     fn append(&self, path: &Path, keep_bytes: u64) -> io::Result<Box<dyn Sink>> {
+        if let Some(kind) = odd_kind(path)? {
+            return Err(io::Error::other(not_ours(kind)));
+        }
         let file = OpenOptions::new().create(true).append(true).open(path)?;
         file.set_len(keep_bytes)?;
         Ok(sink(file))
@@ -107,16 +115,49 @@ impl FileSystem for Disk {
     }
 }
 
+/// What stands under a name that should be free or a regular file's, when it is neither.
+fn odd_kind(path: &Path) -> io::Result<Option<&'static str>> {
+    let kind = match std::fs::symlink_metadata(path) {
+        Ok(found) => found.file_type(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    Ok(match (kind.is_file(), kind.is_symlink(), kind.is_dir()) {
+        (true, ..) => None,
+        (_, true, _) => Some("a link"),
+        (.., true) => Some("a folder"),
+        _ => Some("a device, pipe or socket"),
+    })
+}
+
+fn not_ours(kind: &str) -> String {
+    format!("this is no regular file but {kind}, which nothing is written to: remove it")
+}
+
+/// Refuses a name under which something else than a regular file stands: writing there would
+/// replace a device, or change what a link leads to.
+///
+/// # Errors
+/// [`Error::Format`] that says what stands there; [`Error::File`].
+pub fn check_writable(path: &Path) -> Result<()> {
+    match odd_kind(path).map_err(|e| Error::file(path, e))? {
+        Some(kind) => Err(Error::format(path, not_ours(kind))),
+        None => Ok(()),
+    }
+}
+
 /// Replaces a file whole: the new content goes to a temporary file beside it, is synced and takes
 /// the name. Whatever fails on the way, the earlier file stays as it was.
 ///
 /// # Errors
-/// [`Error::File`] with the file's own path; what `content` returns.
+/// [`Error::File`] with the file's own path; [`Error::Format`] where no regular file stands; what
+/// `content` returns.
 pub fn replace(
     files: &dyn FileSystem,
     path: &Path,
     content: impl FnOnce(&mut dyn Write) -> Result<()>,
 ) -> Result<()> {
+    check_writable(path)?;
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push(".tmp");
@@ -153,12 +194,16 @@ pub struct FolderLock {
 }
 
 impl FolderLock {
+    /// The name of the file that is locked.
+    pub const NAME: &str = ".lock";
+
     /// Takes the folder.
     ///
     /// # Errors
     /// [`Error::Invalid`] when another process holds it; [`Error::File`].
     pub fn take(folder: &Path) -> Result<Self> {
-        let path = folder.join(".lock");
+        let path = folder.join(Self::NAME);
+        check_writable(&path)?;
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)

@@ -9,9 +9,6 @@ const UNSAFE_PLACES: &[&str] = &[
     "backends/",
     // Memory of hosts.
     "contract/src/host.rs",
-    // Files mapped into memory.
-    "train/src/files/archive.rs",
-    "train/src/data/corpus.rs",
     // A variable of the environment, set before there are threads.
     "cli/src/headless.rs",
     // The bytes of host storage, which hands out a pointer.
