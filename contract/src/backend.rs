@@ -5,6 +5,7 @@ use crate::identity::DeviceId;
 use crate::layout::{Storage, View};
 use crate::maybe::{MaybeSend, MaybeSync};
 use crate::verb::Verb;
+use std::any::Any;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -87,6 +88,15 @@ pub struct StreamCounters {
     pub compilations: u64,
 }
 
+/// A point in the order of a stream: see [`Stream::event`].
+pub trait Event: Any + MaybeSend + MaybeSync {}
+
+/// The event of streams that need none: it has passed when it is made, or one queue of the driver
+/// keeps the order of all streams.
+pub struct Passed;
+
+impl Event for Passed {}
+
 /// An in-order queue of verbs.
 pub trait Stream: MaybeSend + MaybeSync {
     /// Enqueues a verb that [`Verb::check`] accepted and [`Backend::supports`] calls native.
@@ -107,6 +117,23 @@ pub trait Stream: MaybeSend + MaybeSync {
     /// # Errors
     /// What the device reports.
     fn sync(&self) -> Result<()>;
+    /// The point after everything enqueued so far, for other streams of the device to wait for. The
+    /// default is for streams whose verbs have run when `submit` returns.
+    ///
+    /// # Errors
+    /// What the device reports.
+    fn event(&self) -> Result<Box<dyn Event>> {
+        Ok(Box::new(Passed))
+    }
+    /// Whatever is enqueued from now on runs after `event`, which another stream of the device
+    /// gave. The host does not wait.
+    ///
+    /// # Errors
+    /// What the device reports.
+    fn wait_for(&self, event: &dyn Event) -> Result<()> {
+        let _ = event;
+        Ok(())
+    }
     /// What the device has been asked for so far.
     fn counters(&self) -> StreamCounters {
         StreamCounters::default()

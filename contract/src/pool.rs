@@ -3,7 +3,7 @@
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::layout::Storage;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Storages by size class.
@@ -30,6 +30,8 @@ struct State {
     last_capture: u64,
     /// Storages that no buffer has but that a view may refer to still.
     held: Vec<(usize, Arc<dyn Storage>)>,
+    /// The addresses of all storages of the pool.
+    own: HashSet<usize>,
     stats: PoolStats,
 }
 
@@ -54,6 +56,10 @@ pub struct PoolStats {
     pub free_bytes: usize,
     /// Bytes handed out beyond what was asked for (size classes).
     pub slack_bytes: usize,
+}
+
+fn address(storage: &Arc<dyn Storage>) -> usize {
+    Arc::as_ptr(storage).cast::<()>() as usize
 }
 
 impl PoolStats {
@@ -91,7 +97,11 @@ impl State {
     }
 
     fn clear_free(&mut self) {
-        self.free.clear();
+        for (_, storages) in self.free.drain() {
+            storages.iter().for_each(|s| {
+                self.own.remove(&address(s));
+            });
+        }
         self.stats.free_bytes = 0;
     }
 }
@@ -180,7 +190,9 @@ impl Pool {
             }
             None => {
                 state.stats.misses += 1;
-                self.allocate(&mut state, class)?
+                let storage = self.allocate(&mut state, class)?;
+                state.own.insert(address(&storage));
+                storage
             }
         };
         state.stats.took(class, bytes);
@@ -249,6 +261,11 @@ impl Pool {
         for (class, storages) in state.captures.remove(&capture).unwrap_or_default() {
             state.held.extend(storages.into_iter().map(|storage| (class, storage)));
         }
+    }
+
+    /// True when the storage came from this pool, in use or not.
+    pub fn owns(&self, storage: &Arc<dyn Storage>) -> bool {
+        self.state().own.contains(&address(storage))
     }
 
     /// The counters.

@@ -18,15 +18,18 @@
 mod capture;
 mod device;
 mod error;
+mod jit;
 mod lower;
 pub mod nn;
 pub mod optim;
 mod plan;
 mod tensor;
+mod wait;
 
 pub use capture::Captured;
 pub use device::{Counters, Device, DeviceChoice, Probe, Provider, Queue};
 pub use error::{Error, Result};
+pub use jit::Jit;
 pub use starling_contract::{Capabilities, DType};
 pub use starling_ops::Definition;
 pub use tensor::{

@@ -7,7 +7,8 @@ use crate::pipeline::Pipeline;
 use crate::plan::{Scope, plan};
 use crate::storage::GpuStorage;
 use starling_contract::{
-    Copy, DType, Download, Error, Fill, Replay, Result, Storage, Stream, StreamCounters, Verb, View,
+    Copy, DType, Download, Error, Event, Fill, Passed, Replay, Result, Storage, Stream,
+    StreamCounters, Verb, View,
 };
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -342,6 +343,13 @@ impl Stream for WebGpuStream {
         }
         self.0.flush(&mut self.0.batch());
         self.0.gpu.wait()
+    }
+
+    /// All streams share the driver's queue, which is in order: what waits here is handed to it.
+    fn event(&self) -> Result<Box<dyn Event>> {
+        self.0.flush(&mut self.0.batch());
+        self.0.gpu.check()?;
+        Ok(Box::new(Passed))
     }
 
     fn counters(&self) -> StreamCounters {

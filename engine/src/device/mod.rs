@@ -10,6 +10,7 @@ mod queue;
 mod random;
 mod recording;
 mod registry;
+mod siblings;
 
 pub use counters::Counters;
 pub(crate) use queue::Compiled;
@@ -22,7 +23,13 @@ use starling_contract::{Backend, Buffer, Capabilities, PoolStats, Verb, View};
 use std::fmt;
 use std::sync::Arc;
 
-/// A device, and the queue that its tensors' work goes to. Cloning gives another handle.
+/// A device, and the queue that its tensors' work goes to. Cloning gives another handle with the
+/// same queue.
+///
+/// A device is what memory lies on: opened twice it is one device ([`Device::same`]), and tensors
+/// of both handles may be operands of one operation. Every opening brings a queue of its own, so
+/// that those who know nothing of each other do not share random numbers, counters, a memory limit
+/// or a capture.
 #[derive(Clone)]
 pub struct Device(Queue);
 
@@ -67,9 +74,17 @@ impl Device {
         Arc::new(complete::Complete(self.clone()))
     }
 
-    /// True when both handles are of one device.
+    /// True when both handles are of one device, whatever their queues.
     pub fn same(&self, other: &Device) -> bool {
-        self.0.same(&other.0)
+        self.backend().device() == other.backend().device()
+    }
+
+    /// A handle of the same device whose work goes to a queue of its own.
+    ///
+    /// # Errors
+    /// What the backend reports when the queue is made.
+    pub fn with_own_queue(&self) -> Result<Self> {
+        Self::from_backend(self.backend().clone())
     }
 
     /// The queue that this handle's work goes to.

@@ -4,14 +4,16 @@
 use super::counters::{Counters, Counting, verb_bytes};
 use super::random::{Instances, Random, Words};
 use super::recording::{self, List, Recorder};
+use super::siblings::Siblings;
 use crate::error::{Error, Result};
 use crate::lower;
 use starling_contract::{
-    Backend, Buffer, Capture, DType, Pool, PoolStats, Replay, Stream, Support, Verb, View,
+    Backend, Buffer, Capture, DType, Pool, PoolStats, Replay, Storage, Stream, Support, Verb, View,
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-struct Inner {
+pub(super) struct Inner {
+    siblings: Arc<Siblings>,
     backend: Arc<dyn Backend>,
     stream: Box<dyn Stream>,
     pool: Arc<Pool>,
@@ -19,8 +21,24 @@ struct Inner {
     random: Mutex<Option<Arc<Words>>>,
 }
 
-/// An in-order stream of a device and the memory that its tensors lie in. Cloning gives another
-/// handle.
+impl Inner {
+    pub fn owns(&self, storage: &Arc<dyn Storage>) -> bool {
+        self.pool.owns(storage)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.siblings.remove();
+    }
+}
+
+/// An in-order stream of a device with memory, counters, random numbers and captures of its own.
+/// Cloning gives another handle.
+///
+/// A device may have several. Work on one runs in the order in which it was given; between two
+/// there is an order only where a verb of the one takes memory of the other: it waits, on the
+/// device, for what the other was given before, and the other waits for it.
 #[derive(Clone)]
 pub struct Queue(Arc<Inner>);
 
@@ -28,13 +46,17 @@ impl Queue {
     /// A new queue that hands out at most `limit_bytes`.
     pub(super) fn new(backend: Arc<dyn Backend>, limit_bytes: usize) -> Result<Self> {
         let stream = backend.stream()?;
-        Ok(Self(Arc::new(Inner {
+        let siblings = Siblings::of(backend.device());
+        let inner = Arc::new(Inner {
+            siblings,
             pool: Pool::new(backend.clone(), limit_bytes),
             backend,
             stream,
             counting: Counting::default(),
             random: Mutex::new(None),
-        })))
+        });
+        inner.siblings.add(&inner);
+        Ok(Self(inner))
     }
 
     pub(super) fn backend(&self) -> &Arc<dyn Backend> {
@@ -59,6 +81,49 @@ impl Queue {
     /// Verbs and bytes so far.
     pub fn counters(&self) -> Counters {
         self.0.counting.read(self.0.stream.counters())
+    }
+
+    /// Whatever is given to this queue from now on runs after what `other` was given until now. The
+    /// host does not wait. Operations on tensors of both do this themselves.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a queue of another device; what the device reports.
+    pub fn wait_for(&self, other: &Queue) -> Result<()> {
+        let (here, there) = (self.0.backend.device(), other.0.backend.device());
+        if here != there {
+            return Err(Error::invalid(format!(
+                "a queue of {here} cannot wait for one of {there}: sync() the other one"
+            )));
+        }
+        if self.same(other) {
+            return Ok(());
+        }
+        let event = other.0.stream.event()?;
+        Ok(self.0.stream.wait_for(&*event)?)
+    }
+
+    /// The other queues of the device whose memory the views are.
+    fn strangers<'a>(&self, views: impl IntoIterator<Item = &'a View>) -> Vec<Queue> {
+        let mut found: Vec<Queue> = Vec::new();
+        if self.0.siblings.is_alone() {
+            return found;
+        }
+        for view in views {
+            let known = self.0.owns(&view.storage) || found.iter().any(|q| q.0.owns(&view.storage));
+            if !known && let Some(owner) = self.0.siblings.owner(&view.storage) {
+                found.push(Queue(owner));
+            }
+        }
+        found
+    }
+
+    /// Runs `f` after what `others` were given until now; what they are given later waits for it:
+    /// memory that they take back may be in use here.
+    fn between<T>(&self, others: &[Queue], f: impl FnOnce() -> Result<T>) -> Result<T> {
+        others.iter().try_for_each(|other| self.wait_for(other))?;
+        let result = f();
+        others.iter().try_for_each(|other| other.wait_for(self))?;
+        result
     }
 
     /// Waits until everything asked for is done.
@@ -127,9 +192,11 @@ impl Queue {
     }
 
     fn enqueue(&self, verb: Verb) -> Result<()> {
+        recording::check_queue(self, self.0.backend.device())?;
+        let strangers = self.strangers(verb.reads().into_iter().chain(verb.writes()));
         self.0.counting.launched(1, verb_bytes(&verb));
-        self.0.stream.submit(&verb)?;
-        recording::push(self, verb);
+        self.between(&strangers, || Ok(self.0.stream.submit(&verb)?))?;
+        recording::push(self, verb, strangers);
         Ok(())
     }
 
@@ -154,7 +221,8 @@ impl Queue {
             ));
         }
         self.0.counting.uploaded(bytes.len());
-        Ok(self.0.stream.upload(bytes, to)?)
+        let strangers = self.strangers([to]);
+        self.between(&strangers, || Ok(self.0.stream.upload(bytes, to)?))
     }
 
     /// A contiguous view to host bytes.
@@ -165,6 +233,7 @@ impl Queue {
             ));
         }
         self.0.counting.downloaded(bytes.len());
+        self.strangers([from]).iter().try_for_each(|other| self.wait_for(other))?;
         Ok(self.0.stream.download(from, bytes).await?)
     }
 
@@ -197,7 +266,8 @@ impl Queue {
             _ => instances = None,
         }
         let replay = self.0.stream.compile(list.verbs)?;
-        Ok(Compiled { replay, bytes, instances: Mutex::new(instances) })
+        let strangers = list.strangers;
+        Ok(Compiled { replay, bytes, instances: Mutex::new(instances), strangers })
     }
 
     /// Enqueues a compiled list.
@@ -208,7 +278,7 @@ impl Queue {
             instances.advance(&self.random()?)?;
         }
         self.0.counting.launched(list.replay.len(), list.bytes);
-        Ok(list.replay.run(&*self.0.stream)?)
+        self.between(&list.strangers, || Ok(list.replay.run(&*self.0.stream)?))
     }
 }
 
@@ -217,6 +287,8 @@ pub(crate) struct Compiled {
     replay: Box<dyn Replay>,
     bytes: u64,
     instances: Mutex<Option<Instances>>,
+    /// Other queues whose memory the list takes.
+    strangers: Vec<Queue>,
 }
 
 impl Compiled {

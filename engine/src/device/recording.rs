@@ -6,7 +6,7 @@
 use super::queue::Queue;
 use super::random::Instances;
 use crate::error::{Error, Result};
-use starling_contract::{Capture, Verb};
+use starling_contract::{Capture, DeviceId, Verb};
 use std::cell::RefCell;
 use std::marker::PhantomData;
 
@@ -14,6 +14,8 @@ struct Recording {
     queue: Queue,
     capture: Capture,
     verbs: Vec<Verb>,
+    /// Other queues whose memory the verbs take.
+    strangers: Vec<Queue>,
     /// The numbers of the list's random operations; `None` while they are lent.
     instances: Option<Instances>,
     suspended: bool,
@@ -43,8 +45,33 @@ pub(super) fn is_on(queue: &Queue) -> bool {
 }
 
 /// Appends a verb that was submitted, where this thread records.
-pub(super) fn push(queue: &Queue, verb: Verb) {
-    with(queue, |r| r.verbs.push(verb));
+pub(super) fn push(queue: &Queue, verb: Verb, strangers: Vec<Queue>) {
+    with(queue, |r| {
+        r.verbs.push(verb);
+        let known = |q: &Queue, all: &[Queue]| all.iter().any(|other| other.same(q));
+        for stranger in strangers {
+            if !known(&stranger, &r.strangers) {
+                r.strangers.push(stranger);
+            }
+        }
+    });
+}
+
+/// Refuses work on another queue of a device while this thread captures on one: it would run now
+/// and be missing in every replay.
+pub(super) fn check_queue(queue: &Queue, device: DeviceId) -> Result<()> {
+    OPEN.with_borrow(|open| {
+        let other = |r: &Recording| {
+            !r.suspended && !r.queue.same(queue) && r.queue.backend().device() == device
+        };
+        match open.iter().any(other) && !open.iter().any(|r| r.queue.same(queue)) {
+            true => Err(Error::invalid(
+                "a captured step gave work to another queue of its device: make the tensors that \
+                 it works on with the device handle that captures",
+            )),
+            false => Ok(()),
+        }
+    })
 }
 
 /// Lends the numbers of the random operations of the list that is recorded.
@@ -59,6 +86,7 @@ pub(super) fn with_instances<T>(queue: &Queue, f: impl FnOnce(&mut Instances) ->
 #[derive(Default)]
 pub(crate) struct List {
     pub verbs: Vec<Verb>,
+    pub(super) strangers: Vec<Queue>,
     pub(super) instances: Option<Instances>,
 }
 
@@ -87,6 +115,7 @@ impl Recorder {
                 queue: queue.clone(),
                 capture,
                 verbs: Vec::new(),
+                strangers: Vec::new(),
                 instances: Some(instances),
                 suspended: false,
             });
@@ -98,7 +127,11 @@ impl Recorder {
     /// Ends the recording.
     pub fn finish(self) -> List {
         let gathered = self.close();
-        gathered.map_or_else(List::default, |r| List { verbs: r.verbs, instances: r.instances })
+        gathered.map_or_else(List::default, |r| List {
+            verbs: r.verbs,
+            strangers: r.strangers,
+            instances: r.instances,
+        })
     }
 
     fn close(&self) -> Option<Recording> {

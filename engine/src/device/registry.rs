@@ -3,7 +3,7 @@
 use super::Device;
 use crate::error::{Error, Result};
 use starling_contract::{Backend, Capabilities};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 /// One line of [`Device::probe`].
 #[derive(Clone, Debug)]
@@ -22,6 +22,14 @@ pub struct Provider {
     pub probe: fn() -> Vec<Probe>,
     /// Opens device number `index`.
     pub open: fn(index: usize) -> starling_contract::Result<Arc<dyn Backend>>,
+}
+
+/// The backends that are open, by name: a device opened twice is one device.
+static OPENED: Mutex<Vec<(String, Weak<dyn Backend>)>> = Mutex::new(Vec::new());
+
+fn opened() -> MutexGuard<'static, Vec<(String, Weak<dyn Backend>)>> {
+    // The list is consistent between statements.
+    OPENED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The built-in families, in the order in which `auto` prefers them; then the registered ones.
@@ -111,7 +119,8 @@ pub struct DeviceChoice {
 }
 
 impl Device {
-    /// Opens a device by name: `cpu`, `cuda:0`, `webgpu:1`, a registered family, or `auto`.
+    /// Opens a device by name: `cpu`, `cuda:0`, `webgpu:1`, a registered family, or `auto`. One
+    /// that is open already is the same device, through a queue of its own.
     ///
     /// # Errors
     /// The backend's reason when the device is not to be had; [`Error::Invalid`] for a name that
@@ -129,7 +138,21 @@ impl Device {
         };
         let index: usize = index.parse().map_err(|_| bad())?;
         let open = Self::provider(family, |p| p.open).ok_or_else(bad)?;
-        Self::from_backend(open(index)?)
+        let key = format!("{family}:{index}");
+        let known = opened().iter().find(|o| o.0 == key).and_then(|o| o.1.upgrade());
+        if let Some(backend) = known {
+            match Self::from_backend(backend) {
+                // It is made anew: other devices may have come in its place.
+                Err(Error::Backend(starling_contract::Error::DeviceLost(_))) => {}
+                other => return other,
+            }
+        }
+        let backend = open(index)?;
+        let mut opened = opened();
+        opened.retain(|o| o.0 != key && o.1.strong_count() > 0);
+        opened.push((key, Arc::downgrade(&backend)));
+        drop(opened);
+        Self::from_backend(backend)
     }
 
     /// The device that [`Device::choose`] names.

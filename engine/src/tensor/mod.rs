@@ -12,6 +12,7 @@ mod shape;
 mod slot;
 mod split;
 mod tape;
+mod transfer;
 
 pub use attention::AttentionOptions;
 pub use autograd::{Backward, Operation, Saved};
@@ -22,6 +23,7 @@ pub use tape::no_grad;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::plan::{self, Lazy, Node, Stored};
+use crate::wait::wait;
 use starling_contract::{Copy, DType, View};
 use starling_ops::Definition;
 use starling_ops::philox::HostStream;
@@ -51,6 +53,11 @@ elements! { f32: F32 half::f16: F16 half::bf16: BF16 i32: I32 u32: U32 u8: U8 i8
 pub struct Tensor {
     node: Arc<Node>,
     tape: Option<Arc<Tape>>,
+}
+
+/// True when what this thread calls is recorded for backward.
+pub(crate) fn is_recording_operations() -> bool {
+    tape::enabled()
 }
 
 impl Tensor {
@@ -217,7 +224,7 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::download`].
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
-        pollster::block_on(self.download())
+        wait(self.download())
     }
 
     /// The only element of an f32 tensor.
