@@ -31,8 +31,8 @@ pub use device::{Counters, Device, DeviceChoice, Probe, Provider, Queue};
 pub use error::{Error, Result};
 pub use jit::Jit;
 pub use starling_contract::{Capabilities, DType};
-pub use starling_ops::Definition;
+pub use starling_ops::{Definition, Math};
 pub use tensor::{
-    AttentionOptions, Backward, Element, Operation, Saved, Tensor, WeightLayout, checkpoint,
-    no_grad, update,
+    AttentionBlocks, AttentionOptions, AttentionScore, Backward, Element, Operation, Saved,
+    ScoreTerms, SequenceLengths, Tensor, WeightLayout, checkpoint, no_grad, update,
 };

@@ -5,7 +5,8 @@
 
 use starling_contract::Backend;
 use starling_engine::{
-    AttentionOptions, Device, Error, Result, Tensor, WeightLayout, checkpoint, no_grad,
+    AttentionBlocks, AttentionOptions, AttentionScore, Device, Error, Result, SequenceLengths,
+    Tensor, WeightLayout, checkpoint, no_grad,
 };
 use starling_ops::defs::Definition;
 use starling_ops::philox::HostStream;
@@ -193,14 +194,59 @@ fn attention() {
 fn a_mask_that_requires_a_gradient_does_not_lose_it() {
     let device = reference();
     let make = |shape: &[usize]| Tensor::from_slice(&device, &values(shape, 1), shape).unwrap();
-    let mask = make(&[3, 3]).requires_grad();
-    let options = AttentionOptions { mask: Some(mask), ..Default::default() };
+    let half = make(&[3, 3]).to_dtype(starling_engine::DType::BF16).unwrap().requires_grad();
+    let options = AttentionOptions { mask: Some(half), ..Default::default() };
     let heads = make(&[1, 2, 3, 4]);
-    let error = heads.attention(&heads, &heads, &options).unwrap_err();
-    assert!(matches!(error, Error::NotDifferentiable { .. }), "{error}");
-    let error = make(&[1, 3, 12]).attention_packed(1, 1, &options).unwrap_err();
-    assert!(matches!(error, Error::NotDifferentiable { .. }), "{error}");
-    assert!(no_grad(|| heads.attention(&heads, &heads, &options)).is_ok());
+    assert!(heads.attention(&heads, &heads, &options).is_err());
+    // Masks that broadcast, and one that is itself a result.
+    for shape in [&[3, 5][..], &[2, 3, 1], &[2, 1, 1, 5], &[2, 2, 3, 5], &[1]] {
+        let operands: [&[usize]; 4] = [&[2, 2, 3, 4], &[2, 1, 5, 4], &[2, 1, 5, 4], shape];
+        check(&format!("attention's mask {shape:?}"), &operands, |t| {
+            let mask = Some(t[3].add_scalar(0.25)?);
+            let options = AttentionOptions { causal: true, mask, ..Default::default() };
+            t[0].attention(&t[1], &t[2], &options)
+        });
+    }
+    check("a packed mask", &[&[2, 3, 4 * 4], &[3, 3]], |t| {
+        let options = AttentionOptions { mask: Some(t[1].clone()), ..Default::default() };
+        t[0].attention_packed(2, 1, &options)
+    });
+}
+
+#[test]
+fn attention_options() {
+    let operands: [&[usize]; 4] = [&[2, 2, 3, 4], &[2, 1, 5, 4], &[2, 1, 5, 4], &[2]];
+    let whole =
+        |t: &Tensor, data: &[i32], shape: &[usize]| Tensor::from_slice(t.device(), data, shape);
+    check("attention over key lengths, in a window", &operands[..3], |t| {
+        let lengths = SequenceLengths::Keys(whole(&t[0], &[5, 2], &[2])?);
+        let causal = true;
+        let options = AttentionOptions { causal, lengths, window: Some(2), ..Default::default() };
+        t[0].attention(&t[1], &t[2], &options)
+    });
+    check("attention of packed sequences with slopes", &operands, |t| {
+        let queries = whole(&t[0], &[0, 2, 3, 0, 1, 3], &[2, 3])?;
+        let keys = whole(&t[0], &[0, 3, 5, 0, 1, 4], &[2, 3])?;
+        let lengths = SequenceLengths::Packed { queries, keys };
+        let score = Some(AttentionScore::linear_bias(&t[3])?);
+        let options = AttentionOptions { lengths, score, ..Default::default() };
+        t[0].attention(&t[1], &t[2], &options)
+    });
+    check("attention with a soft cap in blocks", &operands[..3], |t| {
+        let keep = Tensor::from_slice(t[0].device(), &[1u8, 0, 0, 1, 1, 1], &[2, 3])?;
+        let blocks = Some(AttentionBlocks { keep, size: [2, 2] });
+        let score = Some(AttentionScore::soft_cap(0.5));
+        t[0].attention(&t[1], &t[2], &AttentionOptions { blocks, score, ..Default::default() })
+    });
+    check("attention with dropout", &operands[..3], |t| {
+        t[0].device().seed(3)?;
+        let options = AttentionOptions { dropout: 0.25, ..Default::default() };
+        t[0].attention(&t[1], &t[2], &options)
+    });
+    let device = reference();
+    let x = Tensor::from_slice(&device, &values(&[1, 1, 2, 4], 1), &[1, 1, 2, 4]).unwrap();
+    let options = AttentionOptions { dropout: 1.0, ..Default::default() };
+    assert!(x.attention(&x, &x, &options).is_err());
 }
 
 #[test]

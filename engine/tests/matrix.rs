@@ -5,7 +5,7 @@
 use starling_contract::{
     Attention, AttentionBackward, Backend, Copy, CrossEntropy, CrossEntropyBackward, DType, Fill,
     Gather, Gemm, HostStorage, Map, Norm, NormBackward, NormKind, Program, Reduce, ReduceKind,
-    ScatterAdd, Softmax, SoftmaxBackward, Support, Verb, View,
+    ScatterAdd, Sight, Softmax, SoftmaxBackward, Support, Verb, View,
 };
 use std::fmt::Write;
 use std::path::Path;
@@ -28,8 +28,10 @@ fn verbs(dtype: DType) -> Vec<(&'static str, Verb)> {
         k: heads(),
         v: heads(),
         mask: None,
-        causal: true,
+        sight: Sight::causal(),
         scale: 1.0,
+        score: None,
+        dropout: None,
         out: heads(),
         lse: view(F32, &[1, 1, 2]),
     };
@@ -67,6 +69,8 @@ fn verbs(dtype: DType) -> Vec<(&'static str, Verb)> {
             d_q: heads(),
             d_k: heads(),
             d_v: heads(),
+            d_mask: None,
+            d_inputs: vec![],
             workspace: None,
         }
         .into(),

@@ -82,6 +82,78 @@ def gemms():
 # attention ---------------------------------------------------------------------------------------
 
 
+def sequences(batch, q_len, kv_len, lengths, query_starts, key_starts):
+    """For each batch element and query: where it stands among the keys, and its sequence's keys."""
+    for b in range(batch):
+        for i in range(q_len):
+            if query_starts is not None:
+                (q, k) = (query_starts[b].tolist(), key_starts[b].tolist())
+                own = [s for s in range(len(q) - 1) if q[s] <= i < q[s + 1]]
+                first, end = (k[own[0]], k[own[0] + 1]) if own else (0, 0)
+                yield b, i, (i + end - q[own[0] + 1] if own else 0), first, end
+            else:
+                end = kv_len if lengths is None else int(lengths[b])
+                yield b, i, i + end - q_len, 0, end
+
+
+def attention_options(name, q_len, kv_len, causal=False, window=None, score=None, cap=None, **given):
+    """Sight (see contract/src/verb/attention.rs) and score programs, computed pair by pair.
+
+    `given` are inputs: `lengths` [batch] or `query_starts` and `key_starts` [batch, sequences + 1];
+    `blocks` with the attributes `rows` and `columns`; `slopes` [1, heads, 1, 1] or `bias`, which a
+    score program reads; `mask`, which has a gradient here.
+    """
+    batch, heads, kv_heads, dim = 2, 4, 2, 4
+    size = given.pop("size", None)
+    draw = random.Random(f"attention options {name}")
+    inputs = {
+        "q": tensor(draw, batch, heads, q_len, dim),
+        "k": tensor(draw, batch, kv_heads, kv_len, dim),
+        "v": tensor(draw, batch, kv_heads, kv_len, dim),
+    } | given
+    scale = 1 / math.sqrt(dim)
+    starts = (given.get(n) for n in ("lengths", "query_starts", "key_starts"))
+    spans = list(sequences(batch, q_len, kv_len, *starts))
+    seen = torch.zeros(batch, heads, q_len, kv_len, dtype=torch.bool)
+    distance = torch.zeros(batch, 1, q_len, kv_len, dtype=torch.float64)
+    for b, i, at, first, end in spans:
+        for j in range(kv_len):
+            distance[b, 0, i, j] = j - at
+            inside = first <= j < end
+            past = not causal or j <= at
+            near = window is None or abs(j - at) < window
+            for h in range(heads):
+                kept = size is None or given["blocks"][b, h, i // size[0], j // size[1]] != 0
+                seen[b, h, i, j] = inside and past and near and bool(kept)
+
+    def forward(q, k, v, mask=None, slopes=None, bias=None, **_):
+        k, v = (x.repeat_interleave(heads // kv_heads, dim=1) for x in (k, v))
+        scores = q @ k.mT * scale
+        if score == "soft_cap":
+            scores = cap * torch.tanh(scores / cap)
+        if score == "alibi":
+            scores = scores + slopes * distance
+        if score == "bias":
+            scores = scores + bias
+        if mask is not None:
+            scores = scores + mask
+        # Queries that see nothing yield zeros.
+        some = seen.any(-1, keepdim=True)
+        hidden = scores.masked_fill(~seen, -math.inf)
+        weights = torch.softmax(torch.where(some, hidden, 0.0), dim=-1)
+        out = torch.where(some, weights, 0.0) @ v
+        log_sum_exp = torch.logsumexp(hidden.detach(), dim=-1)
+        return {"out": out, "log_sum_exp": log_sum_exp}
+
+    attrs = {"case": name, "causal": causal, "scale": scale}
+    attrs |= {} if window is None else {"window": window}
+    attrs |= {} if score is None else {"score": score}
+    attrs |= {} if cap is None else {"cap": cap}
+    attrs |= {} if size is None else {"block_rows": size[0], "block_columns": size[1]}
+    trained = [n for n in ("mask", "slopes", "bias") if n in given]
+    add("attention", attrs, inputs, forward, gradients=("q", "k", "v", *trained))
+
+
 def attention_case(name, batch, heads, kv_heads, q_len, kv_len, dim, causal=False, **masks):
     """q is [batch, heads, q_len, dim]; k and v are [batch, kv_heads, kv_len, dim].
 
@@ -140,6 +212,27 @@ def attentions():
     attention_case("decode", 1, 4, 2, 1, 9, 4, causal=True)
     both = {"padding": padding, "mask": blocked[..., :5]}
     attention_case("everything", 2, 4, 2, 3, 5, 8, causal=True, **both)
+
+    lengths = {"lengths": torch.tensor([3, 6])}
+    starts = {
+        "query_starts": torch.tensor([[0, 2, 2, 5], [0, 1, 4, 4]]),
+        "key_starts": torch.tensor([[0, 3, 3, 6], [0, 1, 6, 6]]),
+    }
+    slopes, bias = tensor(draw, 1, 4, 1, 1), tensor(draw, 2, 1, 5, 6)
+    blocks = torch.tensor([1, 0, 0, 1, 1, 1, 1, 0, 1, 0, 1, 1] * 4).reshape(2, 4, 3, 2)
+    attention_options("mask with a gradient", 5, 6, mask=bias)
+    attention_options("window", 5, 6, window=2)
+    attention_options("causal window", 5, 6, causal=True, window=3)
+    attention_options("key lengths", 5, 6, **lengths)
+    attention_options("decode by key lengths", 2, 6, causal=True, **lengths)
+    attention_options("packed", 5, 6, **starts)
+    attention_options("packed, causal, window", 5, 6, causal=True, window=2, **starts)
+    attention_options("blocks", 5, 6, blocks=blocks, size=(2, 3))
+    attention_options("soft cap", 5, 6, score="soft_cap", cap=0.75)
+    attention_options("slopes by distance", 5, 6, causal=True, score="alibi", slopes=slopes)
+    attention_options("slopes, packed", 5, 6, score="alibi", slopes=slopes, **starts)
+    attention_options("additive bias", 5, 6, score="bias", bias=bias)
+    attention_options("bias and mask", 5, 6, score="bias", bias=bias, mask=tensor(draw, 1, 4, 1, 6))
 
 
 # Rows --------------------------------------------------------------------------------------------

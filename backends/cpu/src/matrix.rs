@@ -25,6 +25,16 @@ pub(crate) fn runs_attention(v: &Attention) -> bool {
     [&v.q, &v.k, &v.v, &v.out, &v.lse].into_iter().all(is_f32) && mask
 }
 
+/// What the kernels leave to the engine.
+pub(crate) fn composes_attention(v: &Attention) -> bool {
+    !v.sight.is_plain() || v.score.is_some() || v.dropout.is_some()
+}
+
+pub(crate) fn composes_attention_backward(v: &AttentionBackward) -> bool {
+    let gradients = v.d_mask.is_some() || v.d_inputs.iter().any(Option::is_some);
+    composes_attention(&v.forward) || gradients
+}
+
 pub(crate) fn runs_attention_backward(v: &AttentionBackward) -> bool {
     runs_attention(&v.forward) && [&v.d_out, &v.d_q, &v.d_k, &v.d_v].into_iter().all(is_f32)
 }
@@ -126,7 +136,7 @@ fn unpack(op: &'static str, v: &Attention) -> Result<attention::Forward> {
         k: tensor(op, &v.k)?,
         v: tensor(op, &v.v)?,
         mask: v.mask.as_ref().map(|m| mask(op, m)).transpose()?,
-        causal: v.causal,
+        causal: v.sight.causal,
         scale: v.scale,
         out: tensor(op, &v.out)?,
         lse: tensor(op, &v.lse)?,

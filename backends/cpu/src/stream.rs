@@ -20,7 +20,8 @@ impl CpuStream {
     }
 }
 
-/// Everything is native or, for a dtype that is not computed on, an error.
+/// Everything is native but for options of attention, or an error for a dtype that is not computed
+/// on.
 pub(crate) fn supports(verb: &Verb) -> Support {
     let native = match verb {
         Verb::Map(v) => map::runs_map(v),
@@ -36,7 +37,16 @@ pub(crate) fn supports(verb: &Verb) -> Support {
         | Verb::CrossEntropyBackward(_) => rows::runs(verb),
         Verb::Gather(_) | Verb::ScatterAdd(_) | Verb::Copy(_) | Verb::Fill(_) => index::runs(verb),
     };
-    if native { Support::Native } else { Support::No }
+    let composed = match verb {
+        Verb::Attention(v) => matrix::composes_attention(v),
+        Verb::AttentionBackward(v) => matrix::composes_attention_backward(v),
+        _ => false,
+    };
+    match (native, composed) {
+        (true, false) => Support::Native,
+        (true, true) => Support::Composed,
+        (false, _) => Support::No,
+    }
 }
 
 pub(crate) fn workspace_bytes(verb: &Verb) -> usize {

@@ -3,7 +3,7 @@
 //!
 //! [`evaluate`] gives the numbers before that last rounding; [`ReferenceBackend`] stores them.
 
-mod attention;
+pub mod attention;
 mod index;
 mod map;
 mod matmul;

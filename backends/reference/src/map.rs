@@ -23,6 +23,21 @@ impl Operands {
         Ok(Self { inputs, words, reals, immediates })
     }
 
+    /// The elements of each input.
+    pub(crate) fn inputs(&self) -> &[Vec<f64>] {
+        &self.inputs
+    }
+
+    /// The bits of each parameter.
+    pub(crate) fn words(&self) -> &[u32] {
+        &self.words
+    }
+
+    /// Each parameter as a number.
+    pub(crate) fn reals(&self) -> &[f64] {
+        &self.reals
+    }
+
     /// The same with another first input.
     pub fn with_first(mut self, first: Vec<f64>) -> Self {
         self.inputs.insert(0, first);

@@ -3,7 +3,7 @@
 
 use starling_conformance::{Case, Place, Problem, Verdict, run};
 use starling_contract::{
-    Attention, AttentionBackward, DType, ScatterAdd, Softmax, SoftmaxBackward, View,
+    Attention, AttentionBackward, DType, ScatterAdd, Sight, Softmax, SoftmaxBackward, View,
 };
 use starling_webgpu::{Options, WebGpuBackend};
 
@@ -45,7 +45,18 @@ fn attention(heads: usize, queries: usize, keys: usize, backward: bool) -> Case 
         let forward = |v: &[View]| {
             let [q, k, out, lse] = [0, 1, 3, 4].map(|i| v[i].clone());
             let v = v[2].clone();
-            Attention { q, k, v, mask: None, causal: false, scale: 0.125, out, lse }
+            Attention {
+                q,
+                k,
+                v,
+                mask: None,
+                sight: Sight::default(),
+                scale: 0.125,
+                score: None,
+                dropout: None,
+                out,
+                lse,
+            }
         };
         if !backward {
             return p.verb(move |v: &[View]| forward(v).into());
@@ -58,7 +69,17 @@ fn attention(heads: usize, queries: usize, keys: usize, backward: bool) -> Case 
         p.verb(move |v: &[View]| {
             let [d_out, d_q, d_k, d_v] = [5, 6, 7, 8].map(|i| v[i].clone());
             let forward = forward(v);
-            AttentionBackward { forward, d_out, d_q, d_k, d_v, workspace: None }.into()
+            AttentionBackward {
+                forward,
+                d_out,
+                d_q,
+                d_k,
+                d_v,
+                d_mask: None,
+                d_inputs: vec![],
+                workspace: None,
+            }
+            .into()
         })
     })
 }

@@ -1,6 +1,6 @@
 //! What a verb must fulfil before a backend sees it.
 
-use super::{Attention, Gemm, Map, NormKind, Reduce, ReduceKind, Verb};
+use super::{Gemm, Map, NormKind, Reduce, ReduceKind, Verb};
 use crate::error::{Error, Result};
 use crate::identity::DeviceId;
 use crate::layout::View;
@@ -30,18 +30,8 @@ impl Verb {
             Verb::Map(v) => check_map(v),
             Verb::Reduce(v) => check_reduce(v),
             Verb::Gemm(v) => check_gemm(v),
-            Verb::Attention(v) => check_attention(op, v),
-            Verb::AttentionBackward(v) => {
-                check_attention(op, &v.forward)?;
-                let f = &v.forward;
-                let pairs = [
-                    ("d_out", &v.d_out, &f.out),
-                    ("d_q", &v.d_q, &f.q),
-                    ("d_k", &v.d_k, &f.k),
-                    ("d_v", &v.d_v, &f.v),
-                ];
-                pairs.into_iter().try_for_each(|(name, d, of)| same(op, name, d, of.shape()))
-            }
+            Verb::Attention(v) => v.check(op),
+            Verb::AttentionBackward(v) => v.check(op),
             Verb::Softmax(v) => {
                 last_axis(op, &v.x)?;
                 same(op, "y", &v.y, v.x.shape())
@@ -146,7 +136,7 @@ fn in_bounds(op: &'static str, view: &View) -> Result<()> {
     Ok(())
 }
 
-fn same(op: &'static str, name: &str, view: &View, shape: &[usize]) -> Result<()> {
+pub(super) fn same(op: &'static str, name: &str, view: &View, shape: &[usize]) -> Result<()> {
     if view.shape() == shape {
         return Ok(());
     }
@@ -158,7 +148,7 @@ fn last_axis(op: &'static str, x: &View) -> Result<usize> {
 }
 
 /// Every leaf of the program but the inputs has a value.
-fn leaves(
+pub(super) fn leaves(
     op: &'static str,
     params: &[View],
     immediates: &Immediates,
@@ -180,7 +170,7 @@ fn leaves(
     Ok(())
 }
 
-fn elementwise(op: &'static str, inputs: &[View], shape: &[usize]) -> Result<()> {
+pub(super) fn elementwise(op: &'static str, inputs: &[View], shape: &[usize]) -> Result<()> {
     for (i, x) in inputs.iter().enumerate() {
         same(op, &format!("input {i}"), x, shape)?;
         if !(x.dtype.is_float() || x.dtype == DType::U8) {
@@ -249,35 +239,6 @@ fn check_gemm(v: &Gemm) -> Result<()> {
     elementwise("gemm", &e.outputs, v.c.shape())
 }
 
-fn check_attention(op: &'static str, v: &Attention) -> Result<()> {
-    let &[batch, heads, queries, dim] = v.q.shape() else {
-        return Err(Error::shape(op, "q needs the shape [batch, heads, queries, head_dim]"));
-    };
-    let &[_, kv_heads, keys, _] = v.k.shape() else {
-        return Err(Error::shape(op, "k needs the shape [batch, kv_heads, keys, head_dim]"));
-    };
-    if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
-        let message = format!("{heads} query heads are no multiple of {kv_heads} key heads");
-        return Err(Error::shape(op, message));
-    }
-    if v.causal && keys < queries {
-        let message =
-            format!("causal attention needs at least as many keys ({keys}) as queries ({queries})");
-        return Err(Error::shape(op, message));
-    }
-    same(op, "k", &v.k, &[batch, kv_heads, keys, dim])?;
-    same(op, "v", &v.v, &[batch, kv_heads, keys, dim])?;
-    same(op, "out", &v.out, v.q.shape())?;
-    same(op, "lse", &v.lse, &[batch, heads, queries])?;
-    let Some(mask) = &v.mask else { return Ok(()) };
-    same(op, "mask", mask, &[batch, heads, queries, keys])?;
-    if !matches!(mask.dtype, DType::F32 | DType::U8) {
-        let message = format!("the mask is {}: f32 is added, u8 keeps", mask.dtype);
-        return Err(Error::shape(op, message));
-    }
-    Ok(())
-}
-
 fn check_norm(
     op: &'static str,
     kind: NormKind,
@@ -305,7 +266,7 @@ fn check_classes(op: &'static str, logits: &View, targets: &View) -> Result<usiz
     Ok(rows)
 }
 
-fn integer(op: &'static str, view: &View) -> Result<()> {
+pub(super) fn integer(op: &'static str, view: &View) -> Result<()> {
     if matches!(view.dtype, DType::I32 | DType::U32) {
         return Ok(());
     }

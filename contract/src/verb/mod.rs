@@ -4,7 +4,12 @@
 //! outputs must not overlap themselves. Unless a verb says otherwise an output must not overlap an
 //! input.
 
+mod attention;
 mod check;
+
+pub use attention::{
+    Attention, AttentionBackward, BlockMask, Lengths, Score, Sequence, Sight, WeightDropout,
+};
 
 use crate::layout::View;
 use starling_ops::program::Immediates;
@@ -102,49 +107,6 @@ pub struct Gemm {
     pub beta: f32,
     /// Applied last.
     pub epilogue: Option<Epilogue>,
-    /// Working memory of [`crate::Backend::workspace_bytes`].
-    pub workspace: Option<View>,
-}
-
-/// Scaled dot-product attention (Vaswani et al. 2017; computed as FlashAttention, Dao et al. 2022):
-/// `out = softmax(scale * q k^T + mask) v`, memory linear in the sequence lengths.
-///
-/// Query head `h` uses key head `h / (heads / kv_heads)`. A row that may see nothing yields zeros
-/// and a log-sum-exp of -inf.
-#[derive(Clone, Debug)]
-pub struct Attention {
-    /// `[batch, heads, queries, head_dim]`
-    pub q: View,
-    /// `[batch, kv_heads, keys, head_dim]`
-    pub k: View,
-    /// `[batch, kv_heads, keys, head_dim]`
-    pub v: View,
-    /// Of `[batch, heads, queries, keys]` (repeat with stride 0): f32 is added to the scores, u8
-    /// keeps a score where it is not 0.
-    pub mask: Option<View>,
-    /// Query `i` sees keys `0 ..= i + keys - queries`.
-    pub causal: bool,
-    /// Usually `1 / sqrt(head_dim)`.
-    pub scale: f32,
-    /// `[batch, heads, queries, head_dim]`
-    pub out: View,
-    /// `[batch, heads, queries]`: the logarithm of each row's sum of exponentials.
-    pub lse: View,
-}
-
-/// Gradients of [`Attention`], recomputed block by block from the saved log-sum-exp.
-#[derive(Clone, Debug)]
-pub struct AttentionBackward {
-    /// The forward verb with its results.
-    pub forward: Attention,
-    /// `[batch, heads, queries, head_dim]`
-    pub d_out: View,
-    /// Of `q`'s shape.
-    pub d_q: View,
-    /// Of `k`'s shape.
-    pub d_k: View,
-    /// Of `v`'s shape.
-    pub d_v: View,
     /// Working memory of [`crate::Backend::workspace_bytes`].
     pub workspace: Option<View>,
 }
@@ -384,11 +346,8 @@ impl Verb {
                     all.extend(e.inputs.iter().chain(&e.params));
                 }
             }
-            Verb::Attention(v) => all.extend([&v.q, &v.k, &v.v].into_iter().chain(&v.mask)),
-            Verb::AttentionBackward(v) => {
-                let f = &v.forward;
-                all.extend([&f.q, &f.k, &f.v, &f.out, &f.lse, &v.d_out].into_iter().chain(&f.mask));
-            }
+            Verb::Attention(v) => all.extend(v.reads()),
+            Verb::AttentionBackward(v) => all.extend(v.reads()),
             Verb::Softmax(v) => all.push(&v.x),
             Verb::SoftmaxBackward(v) => all.extend([&v.y, &v.d_y]),
             Verb::Norm(v) => all.extend([&v.x].into_iter().chain(&v.weight).chain(&v.bias)),
@@ -443,9 +402,7 @@ impl Verb {
                 all.extend(v.epilogue.iter().flat_map(|e| &e.outputs).chain(&v.workspace));
             }
             Verb::Attention(v) => all.extend([&v.out, &v.lse]),
-            Verb::AttentionBackward(v) => {
-                all.extend([&v.d_q, &v.d_k, &v.d_v].into_iter().chain(&v.workspace));
-            }
+            Verb::AttentionBackward(v) => all.extend(v.writes()),
             Verb::Softmax(v) => all.push(&v.y),
             Verb::SoftmaxBackward(v) => all.push(&v.d_x),
             Verb::Norm(v) => all.extend([&v.y, &v.rstd].into_iter().chain(&v.mean)),

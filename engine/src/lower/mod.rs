@@ -4,8 +4,8 @@
 //! one works with those four and is made fast verb by verb. What that costs:
 //!
 //! - attention keeps the matrix of scores, and its backward two of them: memory is quadratic in
-//!   the sequence lengths. A key that a query may not see has weight 0 there, and 0 times an
-//!   infinite or NaN value is NaN;
+//!   the sequence lengths. Where pairs may be hidden, three products stand for each one that reads
+//!   what is hidden: of what is finite, and of where it is not;
 //! - gather and scatter_add compare every index with every row of the table;
 //! - a product writes its result before the epilogue, a map of its own, reads it again; narrow
 //!   operands (f16, bf16) are copied to f32 first;
@@ -21,6 +21,7 @@ mod attention;
 mod gemm;
 mod index;
 mod rows;
+mod sight;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -104,7 +105,11 @@ impl Lowering<'_> {
     ) -> Result<()> {
         let inputs = self.spread(inputs, output.shape())?;
         let ((program, immediates), outputs) = (program(f), vec![output.clone()]);
-        self.device.run(Map { program, params: Vec::new(), immediates, inputs, outputs })
+        self.run(Map { program, params: Vec::new(), immediates, inputs, outputs })
+    }
+
+    fn run(&self, map: Map) -> Result<()> {
+        self.device.run(map)
     }
 
     /// `output = kind of f(inputs)`: inputs repeated to `shape` and reduced over `axes`, a bit

@@ -64,7 +64,7 @@ impl CausalSelfAttention {
     }
 
     fn options(&self) -> AttentionOptions {
-        AttentionOptions { causal: true, scale: self.scale, mask: None }
+        AttentionOptions { causal: true, scale: self.scale, ..Default::default() }
     }
 
     /// `[batch, sequence, dim]` to the same shape.

@@ -14,7 +14,9 @@ mod split;
 mod tape;
 mod transfer;
 
-pub use attention::AttentionOptions;
+pub use attention::{
+    AttentionBlocks, AttentionOptions, AttentionScore, ScoreTerms, SequenceLengths,
+};
 pub use autograd::{Backward, Operation, Saved};
 pub use checkpoint::checkpoint;
 pub use matmul::WeightLayout;

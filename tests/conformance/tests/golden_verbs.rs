@@ -7,11 +7,14 @@
 use serde_json::Value;
 use starling_conformance::{Array, Place};
 use starling_contract::{
-    Attention, AttentionBackward, CrossEntropy, CrossEntropyBackward, DType, Gather, Gemm, Layout,
-    Norm, NormBackward, NormKind, Program, Reduce, ReduceKind, ScatterAdd, Softmax,
-    SoftmaxBackward, Verb, View,
+    Attention, AttentionBackward, BlockMask, CrossEntropy, CrossEntropyBackward, DType, Gather,
+    Gemm, Layout, Lengths, Norm, NormBackward, NormKind, Program, Reduce, ReduceKind, ScatterAdd,
+    Score, Sight, Softmax, SoftmaxBackward, Verb, View,
 };
+use starling_ops::program::Builder;
+use starling_ops::{Math, Trace};
 use starling_reference::{evaluate, execute};
+use std::cell::RefCell;
 use std::sync::Arc;
 
 const U: f64 = 1.0 / 16_777_216.0;
@@ -169,13 +172,63 @@ fn mask(case: &Case, shape: [usize; 4]) -> Option<View> {
     }
 }
 
+fn sight(case: &Case) -> Sight {
+    let attrs = &case.0["attrs"];
+    let whole = |name: &str| case.tensor("inputs", name).map(|t| t.view(DType::I32));
+    let lengths = match (whole("lengths"), whole("query_starts"), whole("key_starts")) {
+        (Some(lengths), ..) => Lengths::Keys(lengths),
+        (_, Some(queries), Some(keys)) => Lengths::Packed { queries, keys },
+        _ => Lengths::Full,
+    };
+    let blocks = case.tensor("inputs", "blocks").map(|keep| BlockMask {
+        keep: keep.view(DType::U8),
+        size: [case.attr("block_rows") as usize, case.attr("block_columns") as usize],
+    });
+    Sight {
+        causal: attrs["causal"].as_bool().expect("a truth value"),
+        window: attrs["window"].as_u64().map(|w| w as usize),
+        lengths,
+        blocks,
+    }
+}
+
+/// The program that the case names, written again in these terms.
+fn score(case: &Case, pairs: [usize; 4]) -> Option<Score> {
+    let kind = case.0["attrs"]["score"].as_str()?;
+    let builder = RefCell::new(Builder::new());
+    let t = Trace(&builder);
+    let (score, query, key) = (t.input(0), t.input(1), t.input(2));
+    let (value, name) = match kind {
+        "soft_cap" => {
+            let cap = t.immediate(case.attr("cap"));
+            (t.mul(cap, t.tanh(t.div(score, cap))), None)
+        }
+        "alibi" => {
+            let bias = t.mul(t.input(Score::OWN_INPUTS), t.sub(key, query));
+            (t.add(score, bias), Some("slopes"))
+        }
+        "bias" => (t.add(score, t.input(Score::OWN_INPUTS)), Some("bias")),
+        other => panic!("the score {other}"),
+    };
+    let (program, immediates) = builder.borrow().finish_with_immediates(&[value.0]);
+    let program = (Arc::new(program), immediates);
+    let inputs = name.map(|name| {
+        let view = case.input(name);
+        view.with(view.layout.broadcast_to(&pairs).expect("an input that repeats"))
+    });
+    Some(Score::new(program, Vec::new(), inputs.into_iter().collect()))
+}
+
 fn attention(case: &Case) {
     let (q, k, v) = (case.input("q"), case.input("k"), case.input("v"));
-    let (s, keys) = (q.shape().to_vec(), k.shape()[2]);
+    let s = q.shape().to_vec();
+    let pairs = [s[0], s[1], s[2], k.shape()[2]];
     let forward = Attention {
-        mask: mask(case, [s[0], s[1], s[2], keys]),
-        causal: case.0["attrs"]["causal"].as_bool().expect("a truth value"),
+        mask: mask(case, pairs),
+        sight: sight(case),
         scale: case.attr("scale") as f32,
+        score: score(case, pairs),
+        dropout: None,
         out: zeros(&s),
         lse: zeros(&s[..3]),
         q,
@@ -189,8 +242,19 @@ fn attention(case: &Case) {
     execute(&forward.clone().into()).expect("attention");
     let d_out = case.upstream();
     let (d_q, d_k, d_v) = (zeros(&s), zeros(forward.k.shape()), zeros(forward.k.shape()));
-    let backward = AttentionBackward { forward, d_out, d_q, d_k, d_v, workspace: None };
-    for (name, gradient) in ["q", "k", "v"].into_iter().zip(eval(backward)) {
+    let mut names = vec!["q", "k", "v"];
+    let mut more = |name: &'static str| {
+        let gradient = case.tensor("gradients", name)?;
+        names.push(name);
+        Some(zeros(&gradient.shape))
+    };
+    let d_mask = more("mask");
+    let d_inputs = vec![more("slopes").or_else(|| more("bias"))];
+    let takes_inputs = forward.score.as_ref().is_some_and(|s| !s.inputs.is_empty());
+    let d_inputs = if takes_inputs { d_inputs } else { vec![] };
+    let backward =
+        AttentionBackward { forward, d_out, d_q, d_k, d_v, d_mask, d_inputs, workspace: None };
+    for (name, gradient) in names.into_iter().zip(eval(backward)) {
         case.gradient(name, &gradient);
     }
 }

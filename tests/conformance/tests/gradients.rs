@@ -8,8 +8,8 @@
 use starling_conformance::{Array, Place};
 use starling_contract::{
     Attention, AttentionBackward, CrossEntropy, CrossEntropyBackward, DType, Gather, Gemm, Norm,
-    NormBackward, NormKind, Program, Reduce, ReduceKind, ScatterAdd, Softmax, SoftmaxBackward,
-    Verb, View,
+    NormBackward, NormKind, Program, Reduce, ReduceKind, ScatterAdd, Sight, Softmax,
+    SoftmaxBackward, Verb, View,
 };
 use starling_ops::philox::HostStream;
 use starling_reference::memory::{read, write};
@@ -91,8 +91,10 @@ fn check_attention(heads: usize, kv_heads: usize, causal: bool, mask: Option<Vie
         k: random(&keys, 2),
         v: random(&keys, 3),
         mask,
-        causal,
+        sight: Sight { causal, ..Sight::default() },
         scale: 0.5,
+        score: None,
+        dropout: None,
         out: zeros(&q),
         lse: zeros(&q[..3]),
     };
@@ -104,6 +106,8 @@ fn check_attention(heads: usize, kv_heads: usize, causal: bool, mask: Option<Vie
         d_q: zeros(&q),
         d_k: zeros(&keys),
         d_v: zeros(&keys),
+        d_mask: None,
+        d_inputs: vec![],
         workspace: None,
     };
     let exact = eval(backward);

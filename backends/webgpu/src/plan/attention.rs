@@ -40,7 +40,7 @@ impl Sizes {
     fn of(v: &Attention) -> Self {
         let (q, k) = (v.q.shape(), v.k.shape());
         let (queries, keys) = (q[2], k[2]);
-        let diagonal = if v.causal { keys + 1 - queries } else { keys };
+        let diagonal = if v.sight.causal { keys + 1 - queries } else { keys };
         Self { batch: q[0], heads: q[1], kv_heads: k[1], queries, keys, dim: q[3], diagonal }
     }
 
@@ -58,14 +58,24 @@ impl Sizes {
     }
 }
 
+/// How the gradients of an attention are computed.
+pub fn supports_backward(v: &AttentionBackward) -> Support {
+    let more = v.d_mask.is_some() || v.d_inputs.iter().any(Option::is_some);
+    match supports(&v.forward, &[&v.d_out, &v.d_q, &v.d_k, &v.d_v]) {
+        Support::Native if more => Support::Composed,
+        other => other,
+    }
+}
+
 /// How an attention is run; `gradients` are the further operands of its backward.
 pub fn supports(v: &Attention, gradients: &[&View]) -> Support {
     let operands = [&v.q, &v.k, &v.v, &v.out, &v.lse];
     if !operands.iter().chain(gradients).all(|o| o.dtype.is_float()) {
         return Support::No;
     }
+    let plain = v.sight.is_plain() && v.score.is_none() && v.dropout.is_none();
     match v.q.shape()[3] {
-        0..=MAX_DIM => Support::Native,
+        0..=MAX_DIM if plain => Support::Native,
         _ => Support::Composed,
     }
 }
@@ -257,12 +267,12 @@ pub fn forward(v: &Attention, scope: Scope<'_>, kernels: &mut Vec<Kernel>) {
     }
     let (quads, step) = (sizes.quads(), step(&sizes, DEEP[0]));
     let wide = [&v.q, &v.k, &v.v, &v.out].into_iter().all(rows_of_quads);
-    let some_hidden = v.causal || v.mask.is_some();
+    let some_hidden = v.sight.causal || v.mask.is_some();
     let tile = Tile::of(quads, step, wide && (v.lse.dtype == DType::F32 || !some_hidden), scope);
     if let Some(tile) = &tile {
         let mut rows = tile.rows(FORWARD_LANES, &sizes, "KEYS");
         rows.kernel.constant("MAY_REDO", some_hidden).constant("AGAIN", AGAIN);
-        rows.kernel.constant("ENDS", !sizes.keys.is_multiple_of(tile.step) || v.causal);
+        rows.kernel.constant("ENDS", !sizes.keys.is_multiple_of(tile.step) || v.sight.causal);
         rows.kernel.turns(turns(&sizes, 1, sizes.keys, step, false));
         kernels.push(by_queries(v, &sizes, rows, tile.lanes * tile.rows));
         if !some_hidden {

@@ -28,9 +28,7 @@ pub fn supports(verb: &Verb) -> Support {
         Verb::CrossEntropy(v) => of_floats(verb, Some(&v.targets)),
         Verb::CrossEntropyBackward(v) => of_floats(verb, Some(&v.targets)),
         Verb::Attention(v) => attention::supports(v, &[]),
-        Verb::AttentionBackward(v) => {
-            attention::supports(&v.forward, &[&v.d_out, &v.d_q, &v.d_k, &v.d_v])
-        }
+        Verb::AttentionBackward(v) => attention::supports_backward(v),
     }
 }
 

@@ -19,6 +19,14 @@ pub enum Tier {
     Full,
 }
 
+/// Attention over NaN and infinities that some or all queries do not see. The engine's composition
+/// passes them; they join the table when the backends' own kernels do.
+pub fn spoiled_attention() -> Vec<Case> {
+    let mut all = Vec::new();
+    attention::spoiled(&mut all);
+    all
+}
+
 /// Every case of a tier, in a fixed order.
 pub fn cases(tier: Tier) -> Vec<Case> {
     let mut all = Vec::new();

@@ -1,158 +1,165 @@
 //! Attention and its gradients.
 
+use super::program::enclose;
 use super::{TINY, U, dot_error, norm, sum_factor};
-use starling_contract::{Attention, AttentionBackward, DType, Result};
+use starling_contract::{Attention, AttentionBackward, Result, Score, View};
+use starling_ops::Bound;
+use starling_ops::bound::Enclosure;
+use starling_reference::attention::{Problem, Seen, dot, place_in};
 use starling_reference::memory::read;
 
-/// A key that a query sees.
-struct Seen {
-    /// Its row of `k` and `v`.
-    at: usize,
-    /// The score, scaled and masked.
-    score: f64,
-    /// The score's error.
-    error: f64,
+/// The operands, and how far off scores are.
+struct Operands<'a> {
+    problem: Problem<'a>,
+    verb: &'a Attention,
+    bound: Bound,
 }
 
-/// The operands, and which query meets which keys.
-struct Operands {
-    q: Vec<f64>,
-    k: Vec<f64>,
-    v: Vec<f64>,
-    dim: usize,
-    rows: usize,
-    keys: usize,
-    heads_per_kv_head: usize,
-    queries: usize,
-    scale: f64,
-    causal: bool,
-    mask: Option<(DType, Vec<f64>)>,
-}
+impl<'a> Operands<'a> {
+    fn read(verb: &'a Attention, bound: Bound) -> Result<Self> {
+        Ok(Self { problem: Problem::read(verb)?, verb, bound })
+    }
 
-impl Operands {
-    fn read(v: &Attention) -> Result<Self> {
-        let (q, k) = (v.q.shape(), v.k.shape());
-        let mask = match &v.mask {
-            Some(mask) => Some((mask.dtype, read(mask)?)),
-            None => None,
+    fn row<'b>(&self, x: &'b [f64], row: usize) -> &'b [f64] {
+        &x[row * self.problem.dim..][..self.problem.dim]
+    }
+
+    /// The error of the scaled product of query row `row` and a key.
+    fn product_error(&self, row: usize, s: &Seen) -> f64 {
+        let (q, k) = (self.row(&self.problem.q, row), self.row(&self.problem.k, s.at));
+        let scale = f64::from(self.verb.scale).abs();
+        scale * dot_error(self.problem.dim, norm(q), norm(k)) + 2.0 * U * s.product.abs()
+    }
+
+    /// A program of the score over the enclosed product.
+    fn enclosed(&self, score: &Score, slopes: bool, row: usize, s: &Seen) -> Result<Vec<f64>> {
+        let (program, immediates) = match slopes {
+            true => (&score.derivatives, &score.derivatives_immediates),
+            false => (&score.program, &score.immediates),
         };
-        Ok(Self {
-            q: read(&v.q)?,
-            k: read(&v.k)?,
-            v: read(&v.v)?,
-            dim: q[3],
-            rows: q[0] * q[1] * q[2],
-            keys: k[2],
-            heads_per_kv_head: q[1] / k[1],
-            queries: q[2],
-            scale: f64::from(v.scale),
-            causal: v.causal,
-            mask,
-        })
+        let mut inputs: Vec<_> = s.inputs.iter().map(|&x| vec![self.bound.input(x)]).collect();
+        inputs[0] = vec![Enclosure::around(s.product, self.product_error(row, s))];
+        let outputs = enclose(self.bound, program, &inputs, (&score.params, immediates), 1)?;
+        Ok(outputs.iter().map(|e| (e[0].hi - e[0].lo).abs()).collect())
     }
 
-    fn row<'a>(&self, x: &'a [f64], row: usize) -> &'a [f64] {
-        &x[row * self.dim..][..self.dim]
+    /// The score's error.
+    fn score_error(&self, row: usize, s: &Seen) -> Result<f64> {
+        let before = match &self.verb.score {
+            Some(score) => self.enclosed(score, false, row, s)?[0],
+            None => self.product_error(row, s),
+        };
+        Ok(before + U * s.score.abs())
     }
 
-    /// The keys that query row `row` sees. Query heads of one key head follow each other, so the
-    /// key head is the query head over their number, batch by batch.
-    fn seen(&self, row: usize) -> Vec<Seen> {
-        let (query, kv_head) = (row % self.queries, row / self.queries / self.heads_per_kv_head);
-        let q = self.row(&self.q, row);
-        let q_norm = norm(q);
-        let mut all = Vec::new();
-        for j in 0..self.keys {
-            let at = kv_head * self.keys + j;
-            let k = self.row(&self.k, at);
-            let dot = self.scale * q.iter().zip(k).map(|(q, k)| q * k).sum::<f64>();
-            let added = match &self.mask {
-                Some((DType::U8, mask)) if mask[row * self.keys + j] == 0.0 => f64::NEG_INFINITY,
-                Some((DType::U8, _)) | None => 0.0,
-                Some((_, mask)) => mask[row * self.keys + j],
-            };
-            let hidden = self.causal && j > query + self.keys - self.queries;
-            if hidden || added == f64::NEG_INFINITY {
-                continue;
-            }
-            let score = dot + added;
-            let error = self.scale.abs() * dot_error(self.dim, q_norm, norm(k))
-                + U * (2.0 * dot.abs() + score.abs());
-            all.push(Seen { at, score, error });
-        }
-        all
+    /// Each derivative of the score with its error.
+    fn slopes(&self, row: usize, s: &Seen) -> Result<Vec<(f64, f64)>> {
+        let slopes = self.problem.slopes(s);
+        let errors = match &self.verb.score {
+            Some(score) => self.enclosed(score, true, row, s)?,
+            None => vec![0.0],
+        };
+        Ok(slopes.into_iter().zip(errors).collect())
     }
 }
 
 /// Each weight `p = exp(s - max) / sum` is off, relatively, by its score's error, the mean of all
 /// scores' errors (the sum), the rounding of `s - max`, 3 u of the exponential and 4 u for each
-/// time that the running maximum grows, which random scores make it do about log2 S times.
-pub fn forward(verb: &Attention) -> Result<Vec<Vec<f64>>> {
-    let o = Operands::read(verb)?;
-    let mut out = vec![0.0; o.q.len()];
-    let mut lse = vec![0.0; o.rows];
-    for row in 0..o.rows {
-        let seen = o.seen(row);
+/// time that the running maximum grows, which random scores make it do about log2 S times. Dropout
+/// multiplies it, with two more roundings.
+pub fn forward(verb: &Attention, bound: Bound) -> Result<Vec<Vec<f64>>> {
+    let o = Operands::read(verb, bound)?;
+    let p = &o.problem;
+    let mut out = vec![0.0; p.q.len()];
+    let mut lse = vec![0.0; p.rows()];
+    for (row, lse) in lse.iter_mut().enumerate() {
+        let seen = p.seen(row);
         let largest = seen.iter().map(|s| s.score).fold(f64::NEG_INFINITY, f64::max);
         let weights: Vec<f64> = seen.iter().map(|s| (s.score - largest).exp()).collect();
         let sum: f64 = weights.iter().sum();
         let steps = U * 4.0 * sum_factor(seen.len());
-        let relative: Vec<f64> =
-            seen.iter().map(|s| s.error + U * (largest - s.score) + steps).collect();
+        let mut relative = Vec::with_capacity(seen.len());
+        for s in &seen {
+            relative.push(o.score_error(row, s)? + U * (largest - s.score) + steps);
+        }
         let mean: f64 = weights.iter().zip(&relative).map(|(w, r)| w / sum * r).sum();
-        for (i, s) in seen.iter().enumerate() {
-            let error = weights[i] / sum * (relative[i] + mean + 2.0 * U) + TINY;
-            let values = o.row(&o.v, s.at);
-            out[row * o.dim..][..o.dim].iter_mut().zip(values).for_each(|(e, v)| {
+        for (i, s) in seen.iter().enumerate().filter(|(_, s)| s.factor != 0.0) {
+            let error = s.factor * weights[i] / sum * (relative[i] + mean + 4.0 * U) + TINY;
+            let values = o.row(&p.v, s.at);
+            out[row * p.dim..][..p.dim].iter_mut().zip(values).for_each(|(e, v)| {
                 *e += error * v.abs();
             });
         }
         if !seen.is_empty() {
             let total = largest + sum.ln();
-            lse[row] = mean + U * (largest.abs() + 3.0 * sum.ln().abs() + 2.0 * total.abs());
+            *lse = mean + U * (largest.abs() + 3.0 * sum.ln().abs() + 2.0 * total.abs());
         }
     }
     Ok(vec![out, lse])
 }
 
 /// With `p = exp(s - lse)`, `ds = p (d_out . v - d_out . out)`: the errors of the two dot products
-/// and the relative error of `p` pass into `ds`, and with it into `d_q = scale * ds k` and
-/// `d_k = scale * ds^T q`; `d_v = p^T d_out`. Each sum adds its own.
-pub fn backward(verb: &AttentionBackward) -> Result<Vec<Vec<f64>>> {
-    let o = Operands::read(&verb.forward)?;
+/// and the relative error of `p` pass into `ds`, and with it, times the score's derivatives, into
+/// `d_q = scale * ds k`, `d_k = scale * ds^T q` and the gradients of mask and inputs;
+/// `d_v = p^T d_out`. Each sum adds its own.
+pub fn backward(verb: &AttentionBackward, bound: Bound) -> Result<Vec<Vec<f64>>> {
+    let o = Operands::read(&verb.forward, bound)?;
+    let p = &o.problem;
     let (out, d_out) = (read(&verb.forward.out)?, read(&verb.d_out)?);
     let lse = read(&verb.forward.lse)?;
-    let mut d_q = vec![0.0; o.q.len()];
-    let mut d_k = vec![0.0; o.k.len()];
-    let mut d_v = vec![0.0; o.v.len()];
-    let adds = U * sum_factor(o.keys);
-    let adds_over_queries = U * sum_factor(o.queries * o.heads_per_kv_head);
-    let scale = o.scale.abs();
+    let mut d_q = vec![0.0; p.q.len()];
+    let mut d_k = vec![0.0; p.k.len()];
+    let mut d_v = vec![0.0; p.v.len()];
+    let pairs = verb.forward.pairs();
+    let [batch, heads, queries, keys] = pairs;
+    let adds = U * sum_factor(keys);
+    let adds_over_queries = U * sum_factor(queries * heads / verb.forward.k.shape()[1]);
+    let adds_over_pairs = |d: &View| U * sum_factor(batch * heads * queries * keys / d.len());
+    let zeros = |d: &View| vec![0.0; d.len()];
+    let mut d_mask = verb.d_mask.as_ref().map(zeros);
+    let mut d_inputs: Vec<_> = verb.d_inputs.iter().map(|d| d.as_ref().map(zeros)).collect();
+    let scale = f64::from(verb.forward.scale).abs();
     let add = |to: &mut [f64], at: usize, factor: f64, x: &[f64]| {
-        let to = &mut to[at * o.dim..][..o.dim];
+        let to = &mut to[at * p.dim..][..p.dim];
         to.iter_mut().zip(x).for_each(|(e, x)| *e += factor * x.abs());
     };
-    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     for (row, &lse) in lse.iter().enumerate() {
         let (d_out, out) = (o.row(&d_out, row), o.row(&out, row));
         let delta = dot(d_out, out);
-        let delta_error = dot_error(o.dim, norm(d_out), norm(out));
-        for s in o.seen(row) {
-            let v = o.row(&o.v, s.at);
-            let p = (s.score - lse).exp();
-            let relative = s.error + U * ((s.score - lse).abs() + 3.0);
-            let d_p = dot(d_out, v);
-            let d_p_error = dot_error(o.dim, norm(d_out), norm(v));
-            let gap = (d_p - delta).abs();
-            let d_s = p * gap;
-            let d_s_error = p * (d_p_error + delta_error + 2.0 * U * (d_p.abs() + delta.abs()))
+        let delta_error = dot_error(p.dim, norm(d_out), norm(out));
+        for s in p.seen(row) {
+            let v = o.row(&p.v, s.at);
+            let weight = (s.score - lse).exp();
+            let relative = o.score_error(row, &s)? + U * ((s.score - lse).abs() + 3.0);
+            let d_p = s.factor * dot(d_out, v);
+            let d_p_error = s.factor * dot_error(p.dim, norm(d_out), norm(v));
+            let d_s = weight * (d_p - delta).abs();
+            let d_s_error = weight
+                * (d_p_error + delta_error + 4.0 * U * (d_p.abs() + delta.abs()))
                 + (relative + 2.0 * U) * d_s
                 + TINY;
-            add(&mut d_q, row, scale * (d_s_error + adds * d_s), o.row(&o.k, s.at));
-            let q = o.row(&o.q, row);
-            add(&mut d_k, s.at, scale * (d_s_error + adds_over_queries * d_s), q);
-            add(&mut d_v, s.at, p * (relative + adds_over_queries) + TINY, d_out);
+            let slopes = o.slopes(row, &s)?;
+            let through = |(slope, error): (f64, f64), adds: f64| {
+                (d_s_error + (adds + U) * d_s) * slope.abs() + (d_s + d_s_error) * error
+            };
+            add(&mut d_q, row, scale * through(slopes[0], adds), o.row(&p.k, s.at));
+            let q = o.row(&p.q, row);
+            add(&mut d_k, s.at, scale * through(slopes[0], adds_over_queries), q);
+            if s.factor != 0.0 {
+                let error = s.factor * weight * (relative + 2.0 * U + adds_over_queries) + TINY;
+                add(&mut d_v, s.at, error, d_out);
+            }
+            if let (Some(d), Some(view)) = (&mut d_mask, &verb.d_mask) {
+                d[place_in(view, pairs, s.pair)] += through((1.0, 0.0), adds_over_pairs(view));
+            }
+            let inputs = d_inputs.iter_mut().zip(&verb.d_inputs).zip(&slopes[1..]);
+            for ((d, view), &slope) in inputs {
+                if let (Some(d), Some(view)) = (d, view) {
+                    d[place_in(view, pairs, s.pair)] += through(slope, adds_over_pairs(view));
+                }
+            }
         }
     }
-    Ok(vec![d_q, d_k, d_v])
+    let more = d_mask.into_iter().chain(d_inputs.into_iter().flatten());
+    Ok([d_q, d_k, d_v].into_iter().chain(more).collect())
 }
