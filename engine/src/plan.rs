@@ -35,6 +35,21 @@ pub(crate) struct Memory {
     nodes: Mutex<Vec<Weak<Node>>>,
 }
 
+/// The bytes of a tensor of `shape`; an error where its axes are too many, or its positions more
+/// than an address can tell, also those that an axis of extent 0 hides from the number of elements.
+pub(crate) fn check_shape(op: &'static str, dtype: DType, shape: &[usize]) -> Result<usize> {
+    let bytes = shape.iter().try_fold(dtype.size(), |b, &n| b.checked_mul(n.max(1)));
+    match bytes {
+        Some(bytes) if bytes <= isize::MAX as usize && shape.len() <= MAX_RANK => {
+            Ok(if shape.contains(&0) { 0 } else { bytes })
+        }
+        _ => Err(Error::shape(
+            op,
+            format!("{shape:?} has more than {MAX_RANK} axes or more elements than addresses"),
+        )),
+    }
+}
+
 /// Where a stored value lies.
 #[derive(Clone)]
 pub(crate) struct Stored {
@@ -45,10 +60,7 @@ pub(crate) struct Stored {
 impl Stored {
     /// Fresh memory for a row-major tensor; its contents are arbitrary.
     pub(crate) fn new(device: &Device, dtype: DType, shape: &[usize]) -> Result<Self> {
-        let bytes = shape.iter().try_fold(dtype.size(), |b, &n| b.checked_mul(n));
-        let bytes = bytes.filter(|_| shape.len() <= MAX_RANK).ok_or_else(|| {
-            Error::shape("tensor", format!("{shape:?} has too many axes or elements"))
-        })?;
+        let bytes = check_shape("tensor", dtype, shape)?;
         let memory = Memory {
             buffer: device.allocate(bytes)?,
             version: AtomicU64::new(0),
@@ -200,7 +212,7 @@ impl Node {
         lazy: Lazy,
         args: Vec<Arc<Node>>,
     ) -> Result<Arc<Self>> {
-        let len: usize = shape.iter().product();
+        let len = check_shape("tensor", dtype, shape)? / dtype.size();
         for arg in &args {
             let repeated = arg.len() > 0 && len / arg.len() >= 4;
             if (repeated && arg.cost() > REPEAT_COST) || (arg.shape() != shape && arg.positional())

@@ -85,7 +85,7 @@ impl CausalSelfAttention {
         let &[batch, sequence, dim] = x.shape() else {
             return Err(Error::invalid(format!("{:?} is not [batch, sequence, dim]", x.shape())));
         };
-        let total = past + sequence;
+        let total = past.saturating_add(sequence);
         if total > cache.capacity() {
             let capacity = cache.capacity();
             let message = format!("{total} tokens do not fit a key/value cache of {capacity}");

@@ -51,16 +51,13 @@ impl Source for Fresh {
     }
 
     fn parameter(&mut self, _name: &str, shape: &[usize], init: Init) -> Result<Tensor> {
-        let n: usize = shape.iter().product();
         let stream = &mut self.stream;
-        let data: Vec<f32> = match init {
-            Init::Zeros => vec![0.0; n],
-            Init::Ones => vec![1.0; n],
-            Init::Normal(deviation) => (0..n).map(|_| deviation * stream.normal()).collect(),
-            Init::Uniform(bound) => {
-                (0..n).map(|_| bound * (2.0 * stream.uniform() - 1.0)).collect()
-            }
+        let number = || match init {
+            Init::Zeros => 0.0,
+            Init::Ones => 1.0,
+            Init::Normal(deviation) => deviation * stream.normal(),
+            Init::Uniform(bound) => bound * (2.0 * stream.uniform() - 1.0),
         };
-        Ok(Tensor::from_slice(&self.device, &data, shape)?.requires_grad())
+        Ok(Tensor::generate(&self.device, shape, number)?.requires_grad())
     }
 }

@@ -431,11 +431,11 @@ impl Tensor {
         kv_heads: usize,
         options: &AttentionOptions,
     ) -> Result<Tensor> {
-        let parts = heads + 2 * kv_heads;
+        let parts = kv_heads.saturating_mul(2).saturating_add(heads);
         let &[batch, sequence, width] = self.shape() else {
             return Err(Error::shape(OP, "a packed operand needs three axes"));
         };
-        if parts == 0 || width % parts != 0 {
+        if width == 0 || parts == 0 || width % parts != 0 {
             let message = format!("{width} columns are no {parts} heads of one size");
             return Err(Error::shape(OP, message));
         }

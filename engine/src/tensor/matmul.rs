@@ -4,7 +4,7 @@ use super::Tensor;
 use super::autograd::{Backward, Operation, Saved, record};
 use super::elementwise::broadcast;
 use crate::error::{Error, Result};
-use crate::plan::{self, Lazy, Node};
+use crate::plan::{self, Lazy, Node, check_shape};
 use starling_contract::{DType, Epilogue, Gemm, Immediates, Program, ReduceKind, View};
 use starling_ops::Definition;
 use starling_ops::program::{Builder, Op};
@@ -41,6 +41,7 @@ fn gemm(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let operand = |t: &Tensor, rows: usize, cols: usize| -> Result<View> {
         let view = t.view()?;
         let shape = [&batch[..], &[rows, cols]].concat();
+        check_shape("matmul", t.dtype(), &shape)?;
         Ok(view.with(view.layout.broadcast_to(&shape).ok_or_else(mismatch)?))
     };
     let shape = [&batch[..], &[m, n]].concat();

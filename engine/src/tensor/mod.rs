@@ -107,6 +107,21 @@ impl Tensor {
         Ok(tensor)
     }
 
+    /// A tensor of numbers made on the host, in row-major order.
+    pub(crate) fn generate(
+        device: &Device,
+        shape: &[usize],
+        mut next: impl FnMut() -> f32,
+    ) -> Result<Self> {
+        let n = plan::check_shape("tensor", DType::F32, shape)? / DType::F32.size();
+        let mut data = Vec::new();
+        if data.try_reserve_exact(n).is_err() {
+            return Err(Error::shape("tensor", format!("{shape:?} does not fit in memory")));
+        }
+        data.extend((0..n).map(|_| next()));
+        Self::from_slice(device, &data, shape)
+    }
+
     /// One number everywhere.
     ///
     /// # Errors
@@ -145,8 +160,8 @@ impl Tensor {
     /// # Errors
     /// Out of memory.
     pub fn arange(device: &Device, n: usize) -> Result<Self> {
-        let data: Vec<f32> = (0..n).map(|i| i as f32).collect();
-        Self::from_slice(device, &data, &[n])
+        let mut numbers = (0..n).map(|i| i as f32);
+        Self::generate(device, &[n], || numbers.next().unwrap_or_default())
     }
 
     /// Normal numbers drawn on the host, the same on every device.
@@ -160,9 +175,7 @@ impl Tensor {
         mean: f32,
         deviation: f32,
     ) -> Result<Self> {
-        let n = shape.iter().product();
-        let data: Vec<f32> = (0..n).map(|_| mean + deviation * stream.normal()).collect();
-        Self::from_slice(device, &data, shape)
+        Self::generate(device, shape, || mean + deviation * stream.normal())
     }
 
     /// Uniform numbers in [0, 1) drawn on the host, the same on every device.
@@ -170,9 +183,7 @@ impl Tensor {
     /// # Errors
     /// Out of memory.
     pub fn rand(device: &Device, stream: &mut HostStream, shape: &[usize]) -> Result<Self> {
-        let n = shape.iter().product();
-        let data: Vec<f32> = (0..n).map(|_| stream.uniform()).collect();
-        Self::from_slice(device, &data, shape)
+        Self::generate(device, shape, || stream.uniform())
     }
 
     /// Extent of each axis.

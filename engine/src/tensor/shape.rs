@@ -3,8 +3,8 @@
 use super::Tensor;
 use super::autograd::{Backward, Operation, record};
 use crate::error::{Error, Result};
-use crate::plan::{Lazy, Node};
-use starling_contract::{Copy, DType, Layout, MAX_RANK};
+use crate::plan::{Lazy, Node, check_shape};
+use starling_contract::{Copy, DType, Layout};
 
 /// How a view was taken, and so how its gradient goes back.
 enum View {
@@ -116,8 +116,7 @@ impl Tensor {
         if shape == self.shape() {
             return Ok(self.clone());
         }
-        let len = shape.iter().try_fold(1usize, |a, &b| a.checked_mul(b));
-        if len != Some(self.len()) || shape.len() > MAX_RANK {
+        if check_shape("reshape", self.dtype(), shape)? != self.len() * self.dtype().size() {
             let message = format!("{:?} has other elements than {shape:?}", self.shape());
             return Err(Error::shape("reshape", message));
         }
@@ -172,6 +171,7 @@ impl Tensor {
             let message = format!("{len} from {start} by {step} is not inside 0..{n}");
             return Err(Error::shape("slice", message));
         }
+        let step = if len > 1 { step } else { 1 };
         let layout = self.layout()?.slice(axis, start, len, step);
         self.viewed(layout, View::Slice { axis, start, step })
     }
@@ -181,6 +181,7 @@ impl Tensor {
     /// # Errors
     /// [`Error::Backend`] when the shapes do not allow it.
     pub fn broadcast_to(&self, shape: &[usize]) -> Result<Tensor> {
+        check_shape("broadcast_to", self.dtype(), shape)?;
         if Layout::contiguous(self.shape()).broadcast_to(shape).is_none() {
             let message = format!("{:?} does not broadcast to {shape:?}", self.shape());
             return Err(Error::shape("broadcast_to", message));
@@ -278,7 +279,8 @@ impl Tensor {
             return Err(Error::shape("cat", format!("{shapes:?} along axis {axis}")));
         }
         let extents: Vec<usize> = tensors.iter().map(|t| t.shape()[axis]).collect();
-        shape[axis] = extents.iter().sum();
+        let sum = extents.iter().try_fold(0usize, |sum, &n| sum.checked_add(n));
+        shape[axis] = sum.ok_or_else(|| Error::shape("cat", "the axis is too long"))?;
         let (out, view) = Tensor::output(first.device(), first.dtype(), &shape)?;
         let mut start = 0;
         for (t, &n) in tensors.iter().zip(&extents) {
