@@ -2,7 +2,9 @@
 
 use half::bf16;
 use starling_contract::Backend;
-use starling_engine::{DType, Device, Error, Result, Tensor, checkpoint, no_grad};
+use starling_engine::{
+    Backward, DType, Device, Error, Operation, Result, Tensor, checkpoint, no_grad,
+};
 use std::sync::Arc;
 
 fn reference() -> Device {
@@ -428,5 +430,52 @@ fn a_failed_addition_leaves_the_gradient_as_it_was() -> Result<()> {
     drop(held);
     x.backward_with(&Tensor::full(&device, DType::F32, x.shape(), 3.0)?)?;
     assert_eq!(gradient(&x), [5.0; BYTES / 4]);
+    Ok(())
+}
+
+/// Hands its input on and turns the gradient around (Ganin, Lempitsky 2015).
+struct Reverse(Option<Vec<usize>>);
+
+impl Operation for Reverse {
+    fn name(&self) -> &'static str {
+        "reverse"
+    }
+
+    fn backward(&self, upstream: &Tensor, _wanted: &[bool]) -> Result<Backward> {
+        let gradient = upstream.neg()?.to_dtype(DType::F32)?;
+        Ok(Backward::Gradients(vec![Some(match &self.0 {
+            Some(shape) => gradient.broadcast_to(shape)?,
+            None => gradient,
+        })]))
+    }
+}
+
+#[test]
+fn an_operation_from_outside_loses_no_gradient() -> Result<()> {
+    let device = reference();
+    for x in [vector(&device, &[1.0, 2.0]), narrow(&device, &[1.0, 2.0])] {
+        let x = x.requires_grad();
+        let w = x.detach().requires_grad();
+        let reverse = |x: &Tensor| Tensor::custom(&[x], || Ok((x.clone(), Reverse(None))));
+        reverse(&x)?.sqr()?.sum_all()?.backward()?;
+        assert_eq!(gradient(&x), [-2.0, -4.0]);
+        // Within a checkpoint too.
+        let (a, b) = (x.clone(), w.clone());
+        let y = checkpoint(
+            move |_| Tensor::custom(&[&a], || Ok((a.clone(), Reverse(None))))?.mul(&b),
+            &[],
+        )?;
+        y.sum_all()?.backward()?;
+        assert_eq!((gradient(&x), gradient(&w)), (vec![-3.0, -6.0], vec![1.0, 2.0]));
+        // A tensor of the graph that it does not name.
+        let stray = Tensor::custom(&[&x], || Ok((x.mul(&w)?, Reverse(None))));
+        assert!(matches!(stray, Err(Error::Backward(_))), "{stray:?}");
+        no_grad(|| Tensor::custom(&[&x], || Ok((x.mul(&w)?, Reverse(None)))))?;
+        Tensor::custom(&[&x], || Ok((x.mul(&w.detach())?, Reverse(None))))?;
+        // A gradient of another shape.
+        let wide = Tensor::custom(&[&x], || Ok((x.clone(), Reverse(Some(vec![3, 2])))))?;
+        let error = wide.sum_all()?.backward();
+        assert!(matches!(error, Err(Error::Backward(_))), "{error:?}");
+    }
     Ok(())
 }

@@ -58,7 +58,8 @@ pub enum Domain {
 type TraceFn = fn(Trace<'_>, &[Real], &mut [Real]);
 type DualFn = fn(Trace<'_>, &[Real], usize, &mut [Real]);
 
-/// One entry of the registry.
+/// An elementwise formula: an entry of the registry, or one that [`definition!`](crate::definition)
+/// declares in another crate.
 pub struct Definition {
     /// The name on the command line, in reports and of the tensor method.
     pub name: &'static str,
@@ -81,6 +82,20 @@ impl std::fmt::Debug for Definition {
 }
 
 impl Definition {
+    /// What [`definition!`](crate::definition) makes.
+    #[doc(hidden)]
+    pub const fn new(
+        name: &'static str,
+        tensors: &'static [(&'static str, Domain)],
+        scalars: &'static [(&'static str, f64)],
+        outputs: usize,
+        gradient: Gradient,
+        trace: TraceFn,
+        trace_dual: DualFn,
+    ) -> Self {
+        Self { name, tensors, scalars, outputs, gradient, trace, trace_dual }
+    }
+
     /// The definition called `name`.
     pub fn find(name: &str) -> Option<&'static Definition> {
         ALL.iter().copied().find(|d| d.name == name)
@@ -149,11 +164,15 @@ fn constants(builder: &RefCell<Builder>, scalars: &[f64]) -> Vec<NodeId> {
     scalars.iter().map(|&s| builder.borrow_mut().constant(s)).collect()
 }
 
-fn trace<D: Def>(d: D, t: Trace<'_>, args: &[Real], out: &mut [Real]) {
+/// A definition as a program.
+#[doc(hidden)]
+pub fn trace<D: Def>(d: D, t: Trace<'_>, args: &[Real], out: &mut [Real]) {
     d.eval(t, args, out);
 }
 
-fn trace_dual<D: Def>(d: D, t: Trace<'_>, args: &[Real], by: usize, out: &mut [Real]) {
+/// A definition's derivative as a program.
+#[doc(hidden)]
+pub fn trace_dual<D: Def>(d: D, t: Trace<'_>, args: &[Real], by: usize, out: &mut [Real]) {
     let dual = Dual(t);
     let args: Vec<_> = args
         .iter()
@@ -167,10 +186,61 @@ fn trace_dual<D: Def>(d: D, t: Trace<'_>, args: &[Real], by: usize, out: &mut [R
     }
 }
 
-/// Declares definitions. An entry reads
-/// `name Type (tensor: Domain, ...) [scalar = default, ...] Gradient, |m| result;`
-/// and those that get no tensor method of their own stand in the second section with the number
-/// of their results and an array of them.
+/// Declares a definition: a type of the given name, whose [`Def::DEFINITION`] goes wherever the
+/// engine takes one. It runs on every backend, with its derivative.
+///
+/// An entry reads `name Type (tensor: Domain, ..) [scalar = default, ..] Gradient, |m| result`;
+/// with several results their number stands before the function, which gives an array then.
+///
+/// ```
+/// use starling_ops::defs::Def;
+/// use starling_ops::{Gradient, definition};
+///
+/// definition! {
+///     /// `gain * x * e^(-x^2)`, a wavelet.
+///     wavelet Wavelet(x: Real) [gain = 1.0] Gradient::Derived,
+///         |m| m.mul(m.mul(gain, x), m.exp(m.neg(m.mul(x, x))))
+/// }
+///
+/// let slope = Wavelet::DEFINITION.derivative_program(&[2.0], 0).eval_f64(&[0.0], &[], 0)[0];
+/// assert_eq!(slope, 2.0);
+/// ```
+#[macro_export]
+macro_rules! definition {
+    ($(#[doc = $doc:literal])* $name:ident $ty:ident ($($x:ident: $dom:ident),* $(,)?)
+        [$($s:ident = $default:expr),* $(,)?] $grad:expr, |$m:ident| $body:expr $(;)?) => {
+        $crate::definition!($(#[doc = $doc])* $name $ty ($($x: $dom),*) [$($s = $default),*]
+            $grad, 1, |$m| [$body]);
+    };
+    ($(#[doc = $doc:literal])* $name:ident $ty:ident ($($x:ident: $dom:ident),* $(,)?)
+        [$($s:ident = $default:expr),* $(,)?] $grad:expr, $outputs:literal,
+        |$m:ident| $body:expr $(;)?) => {
+        $(#[doc = $doc])*
+        #[derive(Clone, Copy, Debug)]
+        pub struct $ty;
+        impl $crate::defs::Def for $ty {
+            const DEFINITION: &'static $crate::Definition = &$crate::Definition::new(
+                stringify!($name),
+                &[$((stringify!($x), $crate::defs::Domain::$dom)),*],
+                &[$((stringify!($s), $default)),*],
+                $outputs,
+                $grad,
+                |t, args, out| $crate::defs::trace($ty, t, args, out),
+                |t, args, by, out| $crate::defs::trace_dual($ty, t, args, by, out),
+            );
+            #[inline(always)]
+            fn eval<M: $crate::Math>(self, $m: M, args: &[M::V], out: &mut [M::V]) {
+                let [$($x,)* $($s),*] = *args else {
+                    unreachable!("{} arguments for {}", args.len(), stringify!($name))
+                };
+                out.copy_from_slice(&$body);
+            }
+        }
+    };
+}
+
+/// Declares the definitions of this crate, with [`definition!`] each. Those that get no tensor
+/// method of their own stand in the second section, with the number of their results.
 macro_rules! definitions {
     (($d:tt)
      methods { $($(#[doc = $doc:literal])* $name:ident $ty:ident ($($x:ident: $dom:ident),*)
@@ -179,10 +249,10 @@ macro_rules! definitions {
         ($($ox:ident: $odom:ident),*) [$($os:ident = $odefault:expr),*] $ograd:expr, $on:literal,
         |$om:ident| $obody:expr;)* }
     ) => {
-        $(definitions!(@one $($doc)* | $name $ty ($($x: $dom),*) [$($s = $default),*]
-            $grad, 1, $m, [$body]);)*
-        $(definitions!(@one $($odoc)* | $oname $oty ($($ox: $odom),*) [$($os = $odefault),*]
-            $ograd, $on, $om, $obody);)*
+        $(definition!($(#[doc = $doc])* $name $ty ($($x: $dom),*) [$($s = $default),*]
+            $grad, |$m| $body);)*
+        $(definition!($(#[doc = $odoc])* $oname $oty ($($ox: $odom),*) [$($os = $odefault),*]
+            $ograd, $on, |$om| $obody);)*
 
         /// Every definition.
         pub static ALL: &[&Definition] =
@@ -195,30 +265,6 @@ macro_rules! definitions {
             ($d callback:ident) => {
                 $d callback! { $({ [$($doc)*] $name $ty ($($x),*) ($($s),*) })* }
             };
-        }
-    };
-    (@one $($doc:literal)* | $name:ident $ty:ident ($($x:ident: $dom:ident),*)
-        [$($s:ident = $default:expr),*] $grad:expr, $outputs:literal, $m:ident, $body:expr) => {
-        $(#[doc = $doc])*
-        #[derive(Clone, Copy, Debug)]
-        pub struct $ty;
-        impl Def for $ty {
-            const DEFINITION: &'static Definition = &Definition {
-                name: stringify!($name),
-                tensors: &[$((stringify!($x), Domain::$dom)),*],
-                scalars: &[$((stringify!($s), $default)),*],
-                outputs: $outputs,
-                gradient: $grad,
-                trace: |t, args, out| trace($ty, t, args, out),
-                trace_dual: |t, args, by, out| trace_dual($ty, t, args, by, out),
-            };
-            #[inline(always)]
-            fn eval<M: Math>(self, $m: M, args: &[M::V], out: &mut [M::V]) {
-                let [$($x,)* $($s),*] = *args else {
-                    unreachable!("{} arguments for {}", args.len(), stringify!($name))
-                };
-                out.copy_from_slice(&$body);
-            }
         }
     };
 }

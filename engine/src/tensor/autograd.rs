@@ -6,7 +6,7 @@
 
 use super::Tensor;
 use super::slot::{Part, add_now, add_part};
-use super::tape::{Found, Recorded, Recording, Tape, note_found, recording, with_recording};
+use super::tape::{Found, Recorded, Recording, Tape, find, note_found, recording, with_recording};
 use crate::error::{Error, Result};
 use crate::plan::Node;
 use std::collections::{BTreeMap, HashMap};
@@ -94,6 +94,24 @@ pub(super) fn record_tapes<O: Operation>(
     let recorded = Recorded { operation: Box::new(operation()), inputs };
     let tape = Tape::result(node.dtype, node.shape(), recorded);
     Tensor::with_tape(node, tape)
+}
+
+/// Runs the forward pass of an operation from outside the engine and records it.
+pub(super) fn custom<O: Operation>(
+    inputs: &[&Tensor],
+    forward: impl FnOnce() -> Result<(Tensor, O)>,
+) -> Result<Tensor> {
+    let (result, found) = find(forward);
+    let (output, operation) = result?;
+    let is_named = |id| inputs.iter().any(|t| t.tape().is_some_and(|t| t.id == id));
+    if recording() != Recording::Off && !found.iter().all(|f| is_named(f.tape.id)) {
+        return Err(Error::Backward(format!(
+            "{} takes a tensor that requires a gradient and is not among its inputs: name it there \
+             or detach() it",
+            operation.name()
+        )));
+    }
+    Ok(record(output.node().clone(), inputs, || operation))
 }
 
 /// A value kept for backward, and how often its memory had been written then. It is kept as it

@@ -372,6 +372,20 @@ impl Tensor {
         }
     }
 
+    /// The result of an operation of your own. `forward` computes it from `inputs` by any methods,
+    /// which are not recorded, and makes what backward will ask for the gradients of `inputs`; a
+    /// [`Saved`] keeps a value that it needs. `starling/examples/own_operation.rs` is a whole one.
+    ///
+    /// # Errors
+    /// Those of `forward`; [`Error::Backward`] when it takes a tensor of the graph that `inputs` do
+    /// not name, whose gradient would be lost.
+    pub fn custom<O: Operation>(
+        inputs: &[&Tensor],
+        forward: impl FnOnce() -> Result<(Tensor, O)>,
+    ) -> Result<Self> {
+        autograd::custom(inputs, forward)
+    }
+
     /// Sends a gradient of 1 back from this one-element result; leaves add up what arrives. The
     /// graph is used up.
     ///
