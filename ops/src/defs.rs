@@ -412,13 +412,29 @@ others {
         let scale = m.div(m.lit(1.0), m.sub(m.lit(1.0), p));
         [m.select(m.ge(u, p), m.mul(x, scale), m.lit(0.0))]
     };
+    /// Counts a step of an optimizer, on the device: a factor `clip` of 0 (the gradients were not
+    /// finite) makes it one that is skipped. Results `steps'`, `skipped'` and Adam's corrections
+    /// `1 / (1 - beta^steps')` of both betas, whose logarithms are the scalars.
+    advance Advance(steps: Positive, skipped: Positive, clip: Positive)
+        [log_beta1 = -0.125, log_beta2 = -0.0078125] UPDATE, 4, |m| {
+        let one = m.lit(1.0);
+        let taken = m.select(m.gt(clip, m.lit(0.0)), one, m.lit(0.0));
+        let steps = m.add(steps, taken);
+        // At least the first step: a first one that is skipped must not divide by 0.
+        let at = m.max(steps, one);
+        let correction = |log: M::V| m.div(m.lit(-1.0), m.expm1(m.mul(at, log)));
+        let skipped = m.add(skipped, m.sub(one, taken));
+        [steps, skipped, correction(log_beta1), correction(log_beta2)]
+    };
     /// Stochastic gradient descent with momentum and L2 decay: `g' = clip * g + weight_decay * p`,
-    /// `buf' = momentum * buf + g'`, `p' = p - lr * buf'`; results `p'`, `buf'`.
+    /// `buf' = momentum * buf + g'`, `p' = p - lr * buf'`; results `p'`, `buf'`. A `clip` of 0
+    /// skips the step, here and below: everything stays what it is.
     sgd Sgd(p: Real, g: Real, buf: Real, lr: Positive, clip: Positive)
         [momentum = 0.9, weight_decay = 0.01] UPDATE, 2, |m| {
+        let go = m.gt(clip, m.lit(0.0));
         let g = m.mul_add(p, weight_decay, m.mul(g, clip));
-        let buf = m.mul_add(momentum, buf, g);
-        [m.mul_add(m.neg(lr), buf, p), buf]
+        let next = m.mul_add(momentum, buf, g);
+        [m.select(go, m.mul_add(m.neg(lr), next, p), p), m.select(go, next, buf)]
     };
     /// Adam (Kingma, Ba 2014) with L2 decay; `correction1 = 1 / (1 - beta1^t)`, `correction2 =
     /// 1 / (1 - beta2^t)` come from the device; results `p'`, `m'`, `v'`.
@@ -426,17 +442,28 @@ others {
         correction1: Positive, correction2: Positive)
         [beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0.01] UPDATE, 3, |m| {
         let g = m.mul_add(p, weight_decay, m.mul(g, clip));
-        adam_step(m, [p, g, mean, var], [lr, correction1, correction2], [beta1, beta2, eps])
+        let constants = [beta1, beta2, eps];
+        let next = adam_step(m, [p, g, mean, var], [lr, correction1, correction2], constants);
+        unless_skipped(m, clip, next, [p, mean, var])
     };
     /// AdamW (Loshchilov, Hutter 2017): Adam with `p` decayed by `1 - lr * weight_decay` first.
     adamw Adamw(p: Real, g: Real, mean: Real, var: Positive, lr: Positive, clip: Positive,
         correction1: Positive, correction2: Positive)
         [beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0.01] UPDATE, 3, |m| {
         let g = m.mul(g, clip);
-        let p = m.mul_add(m.neg(m.mul(lr, weight_decay)), p, p);
-        adam_step(m, [p, g, mean, var], [lr, correction1, correction2], [beta1, beta2, eps])
+        let decayed = m.mul_add(m.neg(m.mul(lr, weight_decay)), p, p);
+        let constants = [beta1, beta2, eps];
+        let next = adam_step(m, [decayed, g, mean, var], [lr, correction1, correction2], constants);
+        unless_skipped(m, clip, next, [p, mean, var])
     };
 }
+}
+
+/// `next`, or `old` where the factor of the gradients is 0 or no number.
+#[inline(always)]
+fn unless_skipped<M: Math>(m: M, clip: M::V, next: [M::V; 3], old: [M::V; 3]) -> [M::V; 3] {
+    let go = m.gt(clip, m.lit(0.0));
+    std::array::from_fn(|i| m.select(go, next[i], old[i]))
 }
 
 /// What Adam and AdamW share: `p - lr * c1 * m' / (sqrt(c2 * v') + eps)`.

@@ -21,8 +21,7 @@ fn main() -> starling::Result<()> {
         let loss = x.linear(&w, None, WeightLayout::InOut, None)?.squared_error(&y)?.mean_all()?;
         optimizer.zero_grad();
         loss.backward()?;
-        optimizer.prepare(step, 0.05)?;
-        optimizer.step(None)?;
+        optimizer.step(0.05, None)?;
         if step % 50 == 0 {
             println!("step {step}: loss {:.6}", loss.item()?);
         }

@@ -205,6 +205,16 @@ def sgd_row(p, g, buf, lr, clip):
     return {"args": args, "value": [after, state["momentum_buffer"]], "gradient": None}
 
 
+def advance_row(steps, skipped, clip, logs):
+    """A factor of 0 skips the step; the corrections are those of Adam with betas exp(log)."""
+    taken = 1.0 if clip > 0 else 0.0
+    after = torch.tensor([steps + taken, skipped + 1.0 - taken], dtype=torch.float64)
+    betas = torch.exp(torch.tensor(list(logs.values()), dtype=torch.float64))
+    corrections = 1 / (1 - betas ** max(steps + taken, 1.0))
+    args = [steps, skipped, clip]
+    return {"args": args, "value": [*after.tolist(), *corrections.tolist()], "gradient": None}
+
+
 def adam_row(optimizer_class, t, p, g, m, v, lr, clip):
     """Step `t` of Adam or AdamW.
 
@@ -268,6 +278,14 @@ def updates():
     rows = trajectories("sgd", 1, lambda t, p, g, buf, lr, clip: sgd_row(p, g, buf, lr, clip))
     rows += [sgd_row(*(f32(x) for x in s), f32(0.1), 1.0) for s in special]
     table = {"sgd": (["p", "g", "buf", "lr", "clip"], SGD, rows)}
+
+    logs = {"log_beta1": -0.125, "log_beta2": -0.0078125}
+    counted = [
+        (0, 0, 1), (1, 0, 0.5), (0, 0, 0), (0, 3, 0), (7, 1, 0), (1000, 2, 1e-30), (1e6, 0, 1),
+        (2, 0, 1), (3, 1, 0.25), (15, 2, 0), (127, 0, 2), (4095, 31, 1), (65536, 1, 1e4), (99, 0, 1),
+    ]  # fmt: skip
+    rows = [advance_row(*(f32(x) for x in s), logs) for s in counted]
+    table["advance"] = (["steps", "skipped", "clip"], logs, rows)
 
     # (t, p, g, m, v): nothing at all, a vanishing second moment, late steps, large numbers.
     special = [

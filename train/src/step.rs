@@ -10,7 +10,7 @@ use starling_engine::{Error, Result};
 
 /// Forward, backward, clipping and update over the accumulated batches of a step, as one list of
 /// verbs. What changes from step to step lies in tensors that are refilled: tokens, learning rate,
-/// corrections, the dropout's step. Nothing is read back inside; the loss and the gradients' norm
+/// the dropout's step. Nothing is read back inside; the loss and the gradients' norm
 /// are fetched together afterwards.
 pub struct TrainStep<'a> {
     model: &'a dyn LanguageModel,
@@ -19,6 +19,7 @@ pub struct TrainStep<'a> {
     clip: Option<f64>,
     inputs: Tensor,
     targets: Tensor,
+    rate: Tensor,
     /// The mean loss, and the norm of the gradients before clipping.
     results: Tensor,
     /// `[RING, 2]`: the results of the last steps that were kept.
@@ -49,6 +50,7 @@ impl<'a> TrainStep<'a> {
             clip: settings.clip,
             inputs: room()?,
             targets: room()?,
+            rate: Tensor::from_slice(model.device(), &[0f32], &[])?,
             results: Tensor::from_slice(model.device(), &[0f32; 2], &[2])?,
             ring: Tensor::from_slice(model.device(), &[0f32; 2 * Self::RING], &[Self::RING, 2])?,
             kept: 0,
@@ -56,7 +58,8 @@ impl<'a> TrainStep<'a> {
         })
     }
 
-    /// Runs `step` (from 1) on a batch. The device may still be at work when this returns.
+    /// Runs `step` (from 1), whose number decides the dropout, on a batch.
+    /// The device may still be at work when this returns.
     ///
     /// # Errors
     /// What the device reports.
@@ -64,7 +67,7 @@ impl<'a> TrainStep<'a> {
         self.inputs.copy_from_slice(&batch.inputs)?;
         self.targets.copy_from_slice(&batch.targets)?;
         self.model.device().set_random_step(step)?;
-        self.optimizer.prepare(step, learning_rate)?;
+        self.rate.copy_from_slice(&[learning_rate as f32])?;
         match &self.captured {
             Some(captured) => captured.replay(),
             None => {
@@ -139,7 +142,7 @@ impl<'a> TrainStep<'a> {
             });
         }
         let clip = clip_grad_norm(self.optimizer.parameters(), self.clip)?;
-        self.optimizer.step(Some(&clip))?;
+        self.optimizer.step(&self.rate, Some(&clip))?;
         if let Some(loss) = total {
             self.results.slice_assign(0, 0, &loss.reshape(&[1])?)?;
         }

@@ -8,9 +8,13 @@ use starling_contract::DType;
 pub struct Clip {
     /// The square root of the sum of all squares.
     pub norm: Tensor,
-    /// `min(1, max_norm / (norm + 1e-6))`, as PyTorch defines it; 1 without a limit.
+    /// `min(1, max_norm / (norm + 1e-6))`, as PyTorch defines it; 1 without a limit. 0 or no number
+    /// when the norm is not finite, which makes [`crate::optim::Optimizer::step`] skip the step.
     pub factor: Tensor,
 }
+
+/// Above every norm that is a sensible number, and finite when it is divided by 1e-6.
+const NO_LIMIT: f64 = 1e30;
 
 /// The norm over the gradients of `parameters`, and the factor that brings it to at most
 /// `max_norm`. Nothing is read back: the factor goes into the optimizer's update.
@@ -28,13 +32,8 @@ pub fn clip_grad_norm<'a>(
     let sum = sum_pairwise(squares)?;
     let norm = sum.sqrt()?;
     let one = Tensor::ones(norm.device(), DType::F32, &[])?;
-    let factor = match max_norm {
-        Some(max) => {
-            let max = Tensor::full(norm.device(), DType::F32, &[], max)?;
-            one.minimum(&max.div(&norm.add_scalar(1e-6)?)?)?
-        }
-        None => one,
-    };
+    let max = Tensor::full(norm.device(), DType::F32, &[], max_norm.unwrap_or(NO_LIMIT))?;
+    let factor = one.minimum(&max.div(&norm.add_scalar(1e-6)?)?)?;
     Ok(Clip { norm, factor })
 }
 

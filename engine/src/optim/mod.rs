@@ -9,11 +9,12 @@ pub use schedule::{Decline, Schedule};
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, update};
 use serde::{Deserialize, Serialize};
+use starling_contract::DType;
 use starling_ops::Definition;
-use starling_ops::defs::{Adam, Adamw, Def, Sgd};
+use starling_ops::defs::{Adam, Adamw, Advance, Def, Sgd};
+use std::collections::HashSet;
 
-/// Which update, with its constants. Weight decay applies to matrices only: biases and the weights
-/// of norms, whose size means nothing by itself, do not decay.
+/// Which update, with its constants.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "lowercase")]
 pub enum Rule {
@@ -21,7 +22,7 @@ pub enum Rule {
     Sgd {
         /// Factor of the old direction.
         momentum: f64,
-        /// Decay of matrices.
+        /// Decay of the parameters of a group that names no other.
         weight_decay: f64,
     },
     /// Adam (Kingma, Ba 2014); the decay is added to the gradient.
@@ -32,7 +33,7 @@ pub enum Rule {
         beta2: f64,
         /// Added to the root.
         eps: f64,
-        /// Decay of matrices.
+        /// Decay of the parameters of a group that names no other.
         weight_decay: f64,
     },
     /// AdamW (Loshchilov, Hutter 2017): the decay is apart from the gradient.
@@ -43,7 +44,7 @@ pub enum Rule {
         beta2: f64,
         /// Added to the root.
         eps: f64,
-        /// Decay of matrices.
+        /// Decay of the parameters of a group that names no other.
         weight_decay: f64,
     },
 }
@@ -58,13 +59,12 @@ impl Rule {
     }
 
     /// The definition's scalars.
-    fn scalars(&self, decays: bool) -> Vec<f64> {
-        let decay = |x: f64| if decays { x } else { 0.0 };
+    fn scalars(&self) -> Vec<f64> {
         match *self {
-            Rule::Sgd { momentum, weight_decay } => vec![momentum, decay(weight_decay)],
+            Rule::Sgd { momentum, weight_decay } => vec![momentum, weight_decay],
             Rule::Adam { beta1, beta2, eps, weight_decay }
             | Rule::AdamW { beta1, beta2, eps, weight_decay } => {
-                vec![beta1, beta2, eps, decay(weight_decay)]
+                vec![beta1, beta2, eps, weight_decay]
             }
         }
     }
@@ -77,13 +77,32 @@ impl Rule {
         }
     }
 
-    /// `1 / (1 - beta^step)` for both betas: what undoes the pull of the zeros at the start.
-    fn corrections(&self, step: u64) -> [f64; 2] {
+    /// The logarithms of both betas, from which the device makes the corrections of a step.
+    fn log_betas(&self) -> Vec<f64> {
         match *self {
-            Rule::Sgd { .. } => [1.0; 2],
+            Rule::Sgd { .. } => vec![-1.0; 2],
+            // A beta of 0 needs no correction, and shaders have no infinities.
             Rule::Adam { beta1, beta2, .. } | Rule::AdamW { beta1, beta2, .. } => {
-                [beta1, beta2].map(|b| 1.0 / (1.0 - b.powf(step as f64)))
+                [beta1, beta2].map(|b| b.ln().max(-1e3)).to_vec()
             }
+        }
+    }
+
+    /// The rule with another decay.
+    fn with_decay(mut self, decay: f64) -> Self {
+        match &mut self {
+            Rule::Sgd { weight_decay, .. }
+            | Rule::Adam { weight_decay, .. }
+            | Rule::AdamW { weight_decay, .. } => *weight_decay = decay,
+        }
+        self
+    }
+
+    fn decay(&self) -> f64 {
+        match *self {
+            Rule::Sgd { weight_decay, .. }
+            | Rule::Adam { weight_decay, .. }
+            | Rule::AdamW { weight_decay, .. } => weight_decay,
         }
     }
 
@@ -93,12 +112,6 @@ impl Rule {
                 return Ok(());
             }
             Err(Error::invalid(format!("{name} is {x} and must be in 0..1")))
-        };
-        let positive = |name: &str, x: f64| {
-            if x.is_finite() && x >= 0.0 {
-                return Ok(());
-            }
-            Err(Error::invalid(format!("{name} is {x} and must be a number of at least 0")))
         };
         match *self {
             Rule::Sgd { momentum, weight_decay } => {
@@ -116,55 +129,120 @@ impl Rule {
     }
 }
 
+/// Parameters that share a learning rate and a decay.
+pub struct Group {
+    /// Each with the name that files and messages know it by.
+    pub parameters: Vec<(String, Tensor)>,
+    /// Factor of the learning rate that [`Optimizer::step`] is given.
+    pub rate: f64,
+    /// Takes the place of the rule's.
+    pub weight_decay: f64,
+}
+
+/// The learning rate of a step.
+pub enum Rate {
+    /// This number, also in every replay of a captured step.
+    Constant(f64),
+    /// An f32 tensor of one element, read when the step runs: what a captured step takes.
+    Device(Tensor),
+}
+
+impl From<f64> for Rate {
+    fn from(rate: f64) -> Self {
+        Rate::Constant(rate)
+    }
+}
+
+impl From<&Tensor> for Rate {
+    fn from(rate: &Tensor) -> Self {
+        Rate::Device(rate.clone())
+    }
+}
+
 struct Slot {
     name: String,
     parameter: Tensor,
     memory: Vec<Tensor>,
+    group: usize,
+    may_lack_gradient: bool,
 }
 
-impl Slot {
-    fn decays(&self) -> bool {
-        self.parameter.rank() >= 2
-    }
+/// The rule and the factor of the rate of a group.
+struct Terms {
+    rule: Rule,
+    rate: f64,
 }
 
-/// Parameters, what is remembered for each, and the numbers that change at every step.
+/// Parameters, what is remembered for each, and the count of steps. The count lies on the device,
+/// so that a captured step counts when it is replayed.
 pub struct Optimizer {
     rule: Rule,
+    groups: Vec<Terms>,
     slots: Vec<Slot>,
-    learning_rate: Tensor,
+    /// Steps taken, and steps left out because the gradients were not finite.
+    counts: [Tensor; 2],
     corrections: [Tensor; 2],
     no_clip: Tensor,
 }
 
 impl Optimizer {
-    /// Takes charge of named parameters, all on one device. Nothing is remembered yet.
+    /// Takes charge of named parameters, all on one device: matrices decay as the rule says, and
+    /// biases and the weights of norms, whose size means nothing by itself, do not.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for no parameter or impossible constants; out of memory.
+    /// As [`Optimizer::with_groups`].
     pub fn new(rule: Rule, parameters: Vec<(String, Tensor)>) -> Result<Self> {
+        let (matrices, others) = parameters.into_iter().partition(|(_, p)| p.rank() >= 2);
+        let group = |parameters, weight_decay| Group { parameters, rate: 1.0, weight_decay };
+        Self::with_groups(rule, vec![group(matrices, rule.decay()), group(others, 0.0)])
+    }
+
+    /// Takes charge of groups of parameters, all on one device. Nothing is remembered yet.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for no parameter, one that requires no gradient, two of one name or
+    /// impossible constants; out of memory.
+    pub fn with_groups(rule: Rule, groups: Vec<Group>) -> Result<Self> {
         rule.check()?;
-        let Some(device) = parameters.first().map(|(_, p)| p.device().clone()) else {
+        let (mut terms, mut slots) = (Vec::new(), Vec::new());
+        for (at, group) in groups.into_iter().enumerate() {
+            let own = rule.with_decay(group.weight_decay);
+            own.check()?;
+            positive("the factor of the learning rate", group.rate)?;
+            terms.push(Terms { rule: own, rate: group.rate });
+            for (name, parameter) in group.parameters {
+                slots.push(Slot::new(&rule, name, parameter, at)?);
+            }
+        }
+        let Some(device) = slots.first().map(|s| s.parameter.device().clone()) else {
             return Err(Error::invalid("an optimizer needs parameters"));
         };
+        let mut names = HashSet::new();
+        if let Some(twice) = slots.iter().find(|s| !names.insert(&s.name)) {
+            let message = format!("two parameters are named {:?}: give each its own", twice.name);
+            return Err(Error::invalid(message));
+        }
         // Uploaded, not lazy: whatever a captured step first touches would be part of it.
-        let number = || Tensor::from_slice(&device, &[1f32], &[]);
-        let slots = parameters.into_iter().map(|(name, parameter)| {
-            let zeros = vec![0f32; parameter.len()];
-            let memory = rule
-                .memories()
-                .iter()
-                .map(|_| Tensor::from_slice(&device, &zeros, parameter.shape()))
-                .collect::<Result<_>>()?;
-            Ok(Slot { name, parameter, memory })
-        });
-        Ok(Self {
-            rule,
-            slots: slots.collect::<Result<_>>()?,
-            learning_rate: number()?,
-            corrections: [number()?, number()?],
-            no_clip: number()?,
-        })
+        let number = |x: f32| Tensor::from_slice(&device, &[x], &[]);
+        let counts = [number(0.0)?, number(0.0)?];
+        let corrections = [number(1.0)?, number(1.0)?];
+        let no_clip = number(1.0)?;
+        Ok(Self { rule, groups: terms, slots, counts, corrections, no_clip })
+    }
+
+    /// Declares parameters that a step may leave without a gradient, and so unchanged: experts
+    /// that no token chose, say. A parameter that never moves is better left out.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a name that no parameter has.
+    pub fn may_lack_gradient(&mut self, names: &[&str]) -> Result<()> {
+        for name in names {
+            let Some(slot) = self.slots.iter_mut().find(|s| s.name == *name) else {
+                return Err(Error::invalid(format!("the optimizer has no parameter {name:?}")));
+            };
+            slot.may_lack_gradient = true;
+        }
+        Ok(())
     }
 
     /// The update and its constants.
@@ -174,11 +252,10 @@ impl Optimizer {
 
     /// The names of the parameters that decay, and of those that do not.
     pub fn decay_groups(&self) -> (Vec<String>, Vec<String>) {
-        let names = |decays: bool| {
-            let slots = self.slots.iter().filter(|s| s.decays() == decays);
-            slots.map(|s| s.name.clone()).collect()
-        };
-        (names(true), names(false))
+        let decays = |s: &&Slot| self.groups[s.group].rule.decay() > 0.0;
+        let (with, without): (Vec<&Slot>, Vec<&Slot>) = self.slots.iter().partition(decays);
+        let names = |slots: Vec<&Slot>| slots.into_iter().map(|s| s.name.clone()).collect();
+        (names(with), names(without))
     }
 
     /// The parameters.
@@ -186,14 +263,26 @@ impl Optimizer {
         self.slots.iter().map(|s| &s.parameter)
     }
 
-    /// What is remembered, by name, to be saved and overwritten when a run resumes.
+    /// What is remembered, by name, to be saved and overwritten when a run resumes: the means of
+    /// each parameter's gradients, and the count of steps.
     pub fn memory(&self) -> Vec<(String, Tensor)> {
         let names = self.rule.memories();
         let of = |slot: &Slot| {
             let named = names.iter().zip(slot.memory.clone());
             named.map(|(n, t)| (format!("{n}.{}", slot.name), t)).collect::<Vec<_>>()
         };
-        self.slots.iter().flat_map(of).collect()
+        let counts = ["steps", "skipped"].into_iter().zip(self.counts.clone());
+        let counts = counts.map(|(name, t)| (format!("optimizer.{name}"), t));
+        self.slots.iter().flat_map(of).chain(counts).collect()
+    }
+
+    /// Steps taken, and steps left out because the gradients were not finite.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn counts(&self) -> Result<[u64; 2]> {
+        let [steps, skipped] = &self.counts;
+        Ok([steps.item()? as u64, skipped.item()? as u64])
     }
 
     /// Clears the gradients.
@@ -201,41 +290,82 @@ impl Optimizer {
         self.slots.iter().for_each(|s| s.parameter.zero_grad());
     }
 
-    /// Tells the device which step (from 1) comes and at which learning rate. Before each
-    /// [`Optimizer::step`], also before each replay of a captured one.
+    /// Updates every parameter in place at a learning rate, its gradient times `clip`'s factor. A
+    /// step whose gradients are not finite, as `clip` finds, changes nothing but the count of
+    /// those.
     ///
     /// # Errors
-    /// What the device reports.
-    pub fn prepare(&self, step: u64, learning_rate: f64) -> Result<()> {
-        self.learning_rate.copy_from_slice(&[learning_rate as f32])?;
-        for (tensor, value) in self.corrections.iter().zip(self.rule.corrections(step)) {
-            tensor.copy_from_slice(&[value as f32])?;
-        }
-        Ok(())
-    }
-
-    /// Updates every parameter that has a gradient, times `clip`'s factor, in place.
-    ///
-    /// # Errors
-    /// What the device reports.
-    pub fn step(&self, clip: Option<&Clip>) -> Result<()> {
+    /// [`Error::Invalid`] that names a parameter without a gradient, before anything is changed;
+    /// what the device reports.
+    pub fn step(&self, rate: impl Into<Rate>, clip: Option<&Clip>) -> Result<()> {
+        let gradients: Vec<Option<Tensor>> =
+            self.slots.iter().map(Slot::gradient).collect::<Result<_>>()?;
+        let rate = match rate.into() {
+            Rate::Device(tensor) => tensor,
+            Rate::Constant(rate) if !rate.is_finite() => {
+                let message = format!("the learning rate is {rate} and must be a finite number");
+                return Err(Error::invalid(message));
+            }
+            Rate::Constant(rate) => Tensor::full(self.no_clip.device(), DType::F32, &[], rate)?,
+        };
         let clip = clip.map_or(&self.no_clip, |c| &c.factor);
-        let (lr, [c1, c2]) = (&self.learning_rate, &self.corrections);
-        for slot in &self.slots {
-            let Some(gradient) = slot.parameter.grad() else { continue };
+        let ([steps, skipped], [c1, c2]) = (&self.counts, &self.corrections);
+        let (inputs, outputs) = ([steps, skipped, clip], [steps, skipped, c1, c2]);
+        update(Advance::DEFINITION, &self.rule.log_betas(), &inputs, &outputs)?;
+        let rates = self.groups.iter().map(|g| rate.mul_scalar(g.rate));
+        let rates: Vec<Tensor> = rates.collect::<Result<_>>()?;
+        for (slot, gradient) in self.slots.iter().zip(&gradients) {
+            let Some(gradient) = gradient else { continue };
             let parameter = slot.parameter.detach();
-            let mut inputs = vec![&parameter, &gradient];
+            let mut inputs = vec![&parameter, gradient];
             inputs.extend(&slot.memory);
-            inputs.extend([lr, clip]);
+            inputs.extend([&rates[slot.group], clip]);
             if slot.memory.len() == 2 {
                 inputs.extend([c1, c2]);
             }
             let mut outputs = vec![&parameter];
             outputs.extend(&slot.memory);
-            update(self.rule.definition(), &self.rule.scalars(slot.decays()), &inputs, &outputs)?;
+            let rule = &self.groups[slot.group].rule;
+            update(rule.definition(), &rule.scalars(), &inputs, &outputs)?;
         }
         Ok(())
     }
+}
+
+impl Slot {
+    fn new(rule: &Rule, name: String, parameter: Tensor, group: usize) -> Result<Self> {
+        if parameter.tape().is_none() {
+            let message = format!(
+                "the parameter {name:?} requires no gradient, so it would never change: call \
+                 requires_grad() on it, or leave it out if it is frozen"
+            );
+            return Err(Error::invalid(message));
+        }
+        let zeros = vec![0f32; parameter.len()];
+        let room = || Tensor::from_slice(parameter.device(), &zeros, parameter.shape());
+        let memory = rule.memories().iter().map(|_| room()).collect::<Result<_>>()?;
+        Ok(Self { name, parameter, memory, group, may_lack_gradient: false })
+    }
+
+    /// The gradient; `None` for a parameter that may lack it.
+    fn gradient(&self) -> Result<Option<Tensor>> {
+        match self.parameter.grad() {
+            None if !self.may_lack_gradient => Err(Error::invalid(format!(
+                "the parameter {:?} has no gradient: call backward() on a loss that depends on it, \
+                 leave it out of the optimizer, or declare it with may_lack_gradient",
+                self.name
+            ))),
+            gradient => Ok(gradient),
+        }
+    }
+}
+
+/// Refuses negative numbers and what is no number.
+fn positive(name: &str, x: f64) -> Result<()> {
+    if x.is_finite() && x >= 0.0 {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("{name} is {x} and must be a number of at least 0")))
 }
 
 #[cfg(test)]

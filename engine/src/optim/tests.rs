@@ -9,11 +9,10 @@ fn cpu() -> Device {
 fn five_steps(rule: Rule, start: &[f32], shape: &[usize], lr: f64) -> Vec<f32> {
     let p = Tensor::from_slice(&cpu(), start, shape).unwrap().requires_grad();
     let optimizer = Optimizer::new(rule, vec![("p".into(), p.clone())]).unwrap();
-    for step in 1..=5 {
+    for _ in 0..5 {
         optimizer.zero_grad();
         p.sqr().unwrap().sum_all().unwrap().backward().unwrap();
-        optimizer.prepare(step, lr).unwrap();
-        optimizer.step(None).unwrap();
+        optimizer.step(lr, None).unwrap();
     }
     p.to_vec().unwrap()
 }
@@ -85,8 +84,7 @@ fn clipping_is_pytorchs() {
     let rule = Rule::Sgd { momentum: 0.0, weight_decay: 0.0 };
     let parameters = vec![("a".into(), a.clone()), ("b".into(), b.clone())];
     let optimizer = Optimizer::new(rule, parameters).unwrap();
-    optimizer.prepare(1, 1.0).unwrap();
-    optimizer.step(Some(&clip)).unwrap();
+    optimizer.step(1.0, Some(&clip)).unwrap();
     let got = a.to_vec::<f32>().unwrap();
     assert!((got[0] - 0.5).abs() < 1e-6 && (got[1] - 1.0).abs() < 1e-6, "{got:?}");
 }
@@ -102,4 +100,116 @@ fn impossible_constants_are_refused() {
     assert!(with(0.9, f64::NAN).unwrap().contains("weight decay"));
     assert!(with(0.9, 0.1).is_none());
     assert!(Optimizer::new(Rule::Sgd { momentum: 0.9, weight_decay: 0.0 }, Vec::new()).is_err());
+}
+
+fn adamw() -> Rule {
+    Rule::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 }
+}
+
+fn leaf_on(device: &Device, data: &[f32]) -> Tensor {
+    Tensor::from_slice(device, data, &[data.len()]).unwrap().requires_grad()
+}
+
+fn leaf(data: &[f32]) -> Tensor {
+    leaf_on(&cpu(), data)
+}
+
+#[test]
+fn a_parameter_without_a_gradient_stops_the_step_before_anything_changes() {
+    let device = cpu();
+    let (a, b) = (leaf_on(&device, &[1.0]), leaf_on(&device, &[2.0]));
+    let named = vec![("a".into(), a.clone()), ("b".into(), b.clone())];
+    let mut optimizer = Optimizer::new(adamw(), named).unwrap();
+    let first = a.sqr().unwrap().sum_all().unwrap();
+    first.backward().unwrap();
+    let error = optimizer.step(0.1, None).unwrap_err().to_string();
+    assert!(error.contains("\"b\"") && error.contains("may_lack_gradient"), "{error}");
+    assert_eq!((a.to_vec::<f32>().unwrap(), optimizer.counts().unwrap()), (vec![1.0], [0, 0]));
+    assert!(optimizer.may_lack_gradient(&["c"]).is_err());
+    optimizer.may_lack_gradient(&["b"]).unwrap();
+    optimizer.step(0.1, None).unwrap();
+    assert!(a.item().unwrap() < 1.0);
+    assert_eq!((b.item().unwrap(), optimizer.counts().unwrap()), (2.0, [1, 0]));
+}
+
+#[test]
+fn a_frozen_tensor_and_two_of_one_name_are_refused() {
+    let frozen = leaf(&[1.0]).detach();
+    let error = Optimizer::new(adamw(), vec![("w".into(), frozen)]).err().unwrap().to_string();
+    assert!(error.contains("\"w\"") && error.contains("requires_grad"), "{error}");
+    let twice = vec![("w".into(), leaf(&[1.0])), ("w".into(), leaf(&[1.0]))];
+    assert!(Optimizer::new(adamw(), twice).err().unwrap().to_string().contains("\"w\""));
+}
+
+#[test]
+fn gradients_that_are_not_finite_skip_the_step_and_are_counted() {
+    for rule in [adamw(), Rule::Sgd { momentum: 0.9, weight_decay: 0.1 }] {
+        let p = leaf(&[1.0, 2.0]);
+        let optimizer = Optimizer::new(rule, vec![("p".into(), p.clone())]).unwrap();
+        let step = |gradient: [f32; 2], limit: Option<f64>| {
+            p.zero_grad();
+            let upstream = Tensor::from_slice(p.device(), &gradient, &[2]).unwrap();
+            p.mul_scalar(1.0).unwrap().backward_with(&upstream).unwrap();
+            let clip = clip_grad_norm([&p].into_iter(), limit).unwrap();
+            optimizer.step(0.1, Some(&clip)).unwrap();
+            let memory = optimizer.memory().into_iter().filter(|m| m.0.ends_with(".p"));
+            let memory = memory.flat_map(|m| m.1.to_vec::<f32>().unwrap());
+            p.to_vec::<f32>().unwrap().into_iter().chain(memory).collect::<Vec<_>>()
+        };
+        for (i, limit) in [Some(1.0), None].into_iter().enumerate() {
+            let before = step([0.5, -0.5], limit);
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                assert_eq!(step([bad, 1.0], limit), before, "{rule:?} {limit:?} {bad}");
+            }
+            let taken = i as u64 + 1;
+            assert_eq!(optimizer.counts().unwrap(), [taken, 3 * taken]);
+        }
+    }
+}
+
+#[test]
+fn a_captured_step_counts_when_it_is_replayed() {
+    let device = cpu();
+    let run = |captured: bool| {
+        let p = leaf_on(&device, &[1.0, -2.0]);
+        let rate = Tensor::from_slice(&device, &[0f32], &[]).unwrap();
+        let optimizer = Optimizer::new(adamw(), vec![("p".into(), p.clone())]).unwrap();
+        let step = || {
+            optimizer.zero_grad();
+            p.sqr()?.sum_all()?.backward()?;
+            optimizer.step(&rate, None)
+        };
+        let mut list: Option<(crate::Captured, ())> = None;
+        for lr in [0.1f32, 0.05, 0.02, 0.01] {
+            rate.copy_from_slice(&[lr]).unwrap();
+            match (&list, captured) {
+                (Some((list, ())), true) => list.replay().unwrap(),
+                (None, true) => list = Some(device.capture(step).unwrap()),
+                (_, false) => step().unwrap(),
+            }
+        }
+        (p.to_vec::<f32>().unwrap(), optimizer.counts().unwrap())
+    };
+    assert_eq!(run(true), run(false));
+    assert_eq!(run(true).1, [4, 0]);
+}
+
+#[test]
+fn groups_have_their_own_rate_and_decay() {
+    let device = cpu();
+    let [a, b, c] = std::array::from_fn(|_| leaf_on(&device, &[1.0]));
+    let group = |name: &str, p: &Tensor, rate, weight_decay| Group {
+        parameters: vec![(name.into(), p.clone())],
+        rate,
+        weight_decay,
+    };
+    let rule = Rule::Sgd { momentum: 0.0, weight_decay: 0.0 };
+    let groups = vec![group("a", &a, 1.0, 0.0), group("b", &b, 0.5, 0.0), group("c", &c, 1.0, 2.0)];
+    let optimizer = Optimizer::with_groups(rule, groups).unwrap();
+    let sum = a.add(&b).unwrap().add(&c).unwrap().sum_all().unwrap();
+    sum.backward().unwrap();
+    optimizer.step(0.125, None).unwrap();
+    let all: Vec<f32> = [&a, &b, &c].map(|t| t.item().unwrap()).to_vec();
+    assert_eq!(all, [1.0 - 0.125, 1.0 - 0.0625, 1.0 - 0.125 * 3.0]);
+    assert!(Optimizer::with_groups(rule, vec![group("a", &a, f64::NAN, 0.0)]).is_err());
 }

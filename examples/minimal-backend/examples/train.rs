@@ -66,14 +66,13 @@ pub fn train(device: &Device, steps: u32) -> Result<Vec<f32>> {
     let optimizer = Optimizer::new(rule, named.into())?;
     let gelu = Definition::find("gelu");
     let mut losses = Vec::new();
-    for step in 1..=steps {
+    for _ in 0..steps {
         let features = x.linear(&hidden, Some(&bias), WeightLayout::InOut, gelu)?;
         let logits = features.layer_norm(None, None, 1e-5)?.matmul(&output)?;
         let loss = logits.cross_entropy(&targets, None)?;
         optimizer.zero_grad();
         loss.backward()?;
-        optimizer.prepare(step.into(), 0.02)?;
-        optimizer.step(None)?;
+        optimizer.step(0.02, None)?;
         losses.push(loss.item()?);
     }
     Ok(losses)
