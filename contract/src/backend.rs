@@ -69,12 +69,15 @@ pub trait Backend: MaybeSend + MaybeSync {
     fn stream(&self) -> Result<Box<dyn Stream>>;
 }
 
-/// Bytes on their way to the host.
+/// An answer on its way. A browser cannot block: native callers may wait with `pollster`.
 #[cfg(not(target_arch = "wasm32"))]
-pub type Download<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
-/// Bytes on their way to the host.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
+/// An answer on its way. A browser cannot block, and its answers stay on their thread.
 #[cfg(target_arch = "wasm32")]
-pub type Download<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + 'a>>;
+
+/// Bytes on their way to the host.
+pub type Download<'a> = Pending<'a, ()>;
 
 /// What a stream's device has been asked for, since it was opened; zeros where a backend runs
 /// verbs itself.
@@ -109,14 +112,10 @@ pub trait Stream: MaybeSend + MaybeSync {
     /// # Errors
     /// [`crate::Error::Shape`] when the sizes differ.
     fn upload(&self, bytes: &[u8], to: &View) -> Result<()>;
-    /// Copies the elements of a contiguous view to the host. A browser cannot block: native
-    /// callers wait with `pollster`.
+    /// Copies the elements of a contiguous view to the host.
     fn download<'a>(&'a self, from: &'a View, bytes: &'a mut [u8]) -> Download<'a>;
-    /// Waits until everything enqueued so far is done.
-    ///
-    /// # Errors
-    /// What the device reports.
-    fn sync(&self) -> Result<()>;
+    /// Done when everything enqueued until this call is done; what the device reports.
+    fn sync(&self) -> Pending<'_, ()>;
     /// The point after everything enqueued so far, for other streams of the device to wait for. The
     /// default is for streams whose verbs have run when `submit` returns.
     ///

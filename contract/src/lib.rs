@@ -20,8 +20,8 @@ mod pool;
 mod verb;
 
 pub use backend::{
-    Backend, Capabilities, Download, Event, ListReplay, Passed, Replay, Stream, StreamCounters,
-    Support,
+    Backend, Capabilities, Download, Event, ListReplay, Passed, Pending, Replay, Stream,
+    StreamCounters, Support,
 };
 pub use cache::Cache;
 pub use error::{Error, Result};

@@ -1,6 +1,6 @@
 //! Tensors that move between devices.
 
-use starling_engine::{DType, Device, Tensor};
+use starling_engine::{DType, Device, Provider, Tensor};
 use std::future::Future;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -85,6 +85,72 @@ fn a_copy_can_be_awaited() {
         panic!("nothing to wait for");
     };
     assert_eq!(moved.unwrap().to_vec::<f32>().unwrap(), [1.0, 2.0]);
+}
+
+/// A host that must not block: it counts how often it was asked to look again.
+fn awaited<T>(future: impl Future<Output = T>) -> (T, usize) {
+    let mut future = std::pin::pin!(future);
+    let mut looks = 0;
+    loop {
+        looks += 1;
+        if let Poll::Ready(answer) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return (answer, looks);
+        }
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn devices_are_probed_opened_and_synced_by_futures() {
+    let names = |probed: Vec<starling_engine::Probe>| -> Vec<_> {
+        probed.into_iter().map(|p| (p.name, p.status.is_ok())).collect()
+    };
+    assert_eq!(names(awaited(Device::probed()).0), names(Device::probe()));
+    for probe in Device::probe().iter().filter(|p| p.status.is_ok()) {
+        let device = awaited(Device::open(&probe.name)).0.unwrap();
+        assert!(device.same(&Device::new(&probe.name).unwrap()), "{}", probe.name);
+        let x = Tensor::from_slice(&device, &[3f32], &[1]).unwrap();
+        let y = x.sqr().unwrap().contiguous().unwrap();
+        awaited(device.synced()).0.unwrap();
+        assert_eq!(awaited(y.download::<f32>()).0.unwrap(), [9.0]);
+    }
+    assert_eq!(awaited(Device::open("auto")).0.unwrap().name(), Device::choose().name);
+    assert!(awaited(Device::open("tpu")).0.is_err());
+}
+
+/// Ready when it has been looked at three times, as a browser's answers are.
+async fn later<T>(answer: T) -> T {
+    let mut left = 2;
+    std::future::poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(());
+        }
+        left -= 1;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+    answer
+}
+
+#[test]
+fn a_registered_family_may_take_its_time() {
+    use starling_contract::Backend;
+    Device::register(Provider {
+        family: "slow",
+        probe: || Box::pin(later(Ok(Vec::new()))),
+        open: |_| {
+            let backend: Arc<dyn Backend> = Arc::new(starling_reference::ReferenceBackend::new());
+            Box::pin(later(Ok(backend)))
+        },
+    });
+    let (first, looks) = awaited(Device::open("slow"));
+    assert_eq!(looks, 3);
+    // Open already: there is nothing to wait for, and it is the same one.
+    let (second, looks) = awaited(Device::open("slow:0"));
+    assert_eq!(looks, 1);
+    assert!(first.unwrap().same(&second.unwrap()));
+    assert!(Device::new("slow").is_ok(), "a native thread waits");
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use starling_conformance::{Case, Tier, Verdict, cases, run, spoiled_attention};
 use starling_contract::{
-    Backend, Capabilities, DType, DeviceId, Download, Epilogue, Gemm, Layout, Program, Result,
-    Storage, Stream, Support, Verb, View,
+    Backend, Capabilities, DType, DeviceId, Download, Epilogue, Gemm, Layout, Pending, Program,
+    Result, Storage, Stream, Support, Verb, View,
 };
 use starling_engine::{Device, Tensor};
 use starling_reference::ReferenceBackend;
@@ -81,7 +81,7 @@ impl Stream for BasicStream {
         self.0.download(from, bytes)
     }
 
-    fn sync(&self) -> Result<()> {
+    fn sync(&self) -> Pending<'_, ()> {
         self.0.sync()
     }
 }

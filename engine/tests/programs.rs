@@ -1,8 +1,8 @@
 //! Programs: what users pass as numbers is no part of them.
 
 use starling_contract::{
-    Backend, Capabilities, DeviceId, Download, Result as ContractResult, Storage, Stream, Support,
-    Verb, View,
+    Backend, Capabilities, DeviceId, Download, Pending, Result as ContractResult, Storage, Stream,
+    Support, Verb, View,
 };
 use starling_engine::{Device, Result, Tensor};
 use starling_reference::ReferenceBackend;
@@ -53,7 +53,7 @@ impl Stream for SpyStream {
     fn download<'a>(&'a self, from: &'a View, bytes: &'a mut [u8]) -> Download<'a> {
         self.0.download(from, bytes)
     }
-    fn sync(&self) -> ContractResult<()> {
+    fn sync(&self) -> Pending<'_, ()> {
         self.0.sync()
     }
 }

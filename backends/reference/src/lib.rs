@@ -13,8 +13,8 @@ mod rows;
 pub use map::group;
 
 use starling_contract::{
-    Backend, Capabilities, DeviceId, Download, Error, HostStorage, Result, Storage, Stream,
-    Support, Verb, View,
+    Backend, Capabilities, DeviceId, Download, Error, HostStorage, Pending, Result, Storage,
+    Stream, Support, Verb, View,
 };
 use std::sync::Arc;
 
@@ -141,8 +141,8 @@ impl Stream for ReferenceStream {
         Box::pin(std::future::ready(copied))
     }
 
-    fn sync(&self) -> Result<()> {
-        Ok(())
+    fn sync(&self) -> Pending<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 

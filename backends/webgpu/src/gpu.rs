@@ -174,6 +174,25 @@ impl Gpu {
         }
     }
 
+    /// Done when everything submitted until now is done.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) async fn done(&self) -> Result<()> {
+        // Somebody must ask the driver.
+        self.wait()
+    }
+
+    /// Done when everything submitted until now is done: a browser calls back.
+    #[cfg(target_arch = "wasm32")]
+    pub(crate) fn done(&self) -> impl Future<Output = Result<()>> {
+        let mapped = crate::stream::Mapped::default();
+        let signal = mapped.clone();
+        self.queue.on_submitted_work_done(move || signal.set(true));
+        async move {
+            mapped.wait().await;
+            self.check()
+        }
+    }
+
     /// Waits for everything submitted.
     pub(crate) fn wait(&self) -> Result<()> {
         self.check()?;

@@ -7,7 +7,7 @@ use crate::pipeline::Pipeline;
 use crate::plan::{Scope, plan};
 use crate::storage::GpuStorage;
 use starling_contract::{
-    Copy, DType, Download, Error, Event, Fill, Passed, Replay, Result, Storage, Stream,
+    Copy, DType, Download, Error, Event, Fill, Passed, Pending, Replay, Result, Storage, Stream,
     StreamCounters, Verb, View,
 };
 use std::future::poll_fn;
@@ -128,16 +128,10 @@ impl Queue {
         Ok(Request { gpu: gpu.clone(), staging, mapped, size: size as usize })
     }
 
-    /// Reports an index outside its table, if a kernel noted one.
-    fn report(&self) -> Result<()> {
-        let Some(notes) = GpuStorage::of(&self.notes) else { return Ok(()) };
-        let request = self.request(notes, 0, 4)?;
-        // A browser cannot block: there the next download reports.
-        #[cfg(not(target_arch = "wasm32"))]
-        crate::wait::block_on(request.answer())?;
-        #[cfg(target_arch = "wasm32")]
-        drop(request);
-        Ok(())
+    /// Asks for the notes of misplaced indices, whose answer is an error if a kernel noted one.
+    fn requested_notes(&self) -> Result<Request> {
+        let notes = GpuStorage::of(&self.notes).ok_or_else(|| driver("the notes are lost"))?;
+        self.request(notes, 0, 4)
     }
 
     /// Asks for the bytes of a view; also where in the answer they begin. `None` for no bytes.
@@ -337,12 +331,17 @@ impl Stream for WebGpuStream {
         })
     }
 
-    fn sync(&self) -> Result<()> {
-        if self.0.batch().suspect {
-            self.0.report()?;
-        }
+    fn sync(&self) -> Pending<'_, ()> {
+        let suspect = self.0.batch().suspect;
+        let notes = suspect.then(|| self.0.requested_notes()).transpose();
         self.0.flush(&mut self.0.batch());
-        self.0.gpu.wait()
+        let done = self.0.gpu.done();
+        Box::pin(async move {
+            if let Some(notes) = notes? {
+                notes.answer().await?;
+            }
+            done.await
+        })
     }
 
     /// All streams share the driver's queue, which is in order: what waits here is handed to it.
@@ -405,12 +404,12 @@ impl Replay for Step {
     }
 }
 
-/// The answer to a request to map a buffer.
+/// The driver's answer, to a request to map a buffer say, when it calls back.
 #[derive(Clone, Default)]
-struct Mapped(Arc<Mutex<(Option<bool>, Option<Waker>)>>);
+pub(crate) struct Mapped(Arc<Mutex<(Option<bool>, Option<Waker>)>>);
 
 impl Mapped {
-    fn set(&self, ok: bool) {
+    pub(crate) fn set(&self, ok: bool) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.0 = Some(ok);
         if let Some(waker) = state.1.take() {
@@ -418,7 +417,7 @@ impl Mapped {
         }
     }
 
-    async fn wait(&self) -> bool {
+    pub(crate) async fn wait(&self) -> bool {
         poll_fn(|context| {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             match state.0 {

@@ -158,7 +158,7 @@ fn both(
         assert_eq!(backend.supports(&verb), Support::Native);
         stream.submit(&verb).unwrap();
     }
-    stream.sync().unwrap();
+    pollster::block_on(stream.sync()).unwrap();
     [out, lse, d_q, d_k, d_v].map(|v| download(s, &v))
 }
 

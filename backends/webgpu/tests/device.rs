@@ -195,7 +195,7 @@ fn notes_of_two_streams_are_kept_apart_and_a_dropped_stream_finishes() {
     let gather = Gather { x: x.clone(), index, axis: 0, out };
     one.submit(&gather.into()).unwrap();
     assert!(download(&*two, &x).is_ok(), "another stream's index is not its business");
-    assert!(matches!(one.sync(), Err(Error::Index { index: 7, .. })));
+    assert!(matches!(pollster::block_on(one.sync()), Err(Error::Index { index: 7, .. })));
     one.submit(&Fill { dst: x.clone(), value: 5.0 }.into()).unwrap();
     drop(one);
     assert_eq!(download(&*two, &x).unwrap(), [5.0; 3]);
@@ -248,8 +248,8 @@ fn an_index_outside_its_table_is_reported_at_the_next_wait() {
     assert_eq!(download(&*stream, &out).unwrap(), [1.0, 3.0], "the stream works on");
     upload(&*stream, &[0, 5], &index);
     stream.submit(&gather.into()).unwrap();
-    assert!(matches!(stream.sync(), Err(Error::Index { index: 5, .. })));
-    assert!(stream.sync().is_ok(), "it is reported once");
+    assert!(matches!(pollster::block_on(stream.sync()), Err(Error::Index { index: 5, .. })));
+    assert!(pollster::block_on(stream.sync()).is_ok(), "it is reported once");
 }
 
 #[test]
@@ -274,7 +274,7 @@ fn a_device_that_is_lost_says_so_and_others_work_on() {
     lost.destroy();
     let is_lost = |e: Error| assert!(matches!(e, Error::DeviceLost(_)), "{e}");
     is_lost(streams[0].submit(&verb(&x).into()).unwrap_err());
-    is_lost(streams[0].sync().unwrap_err());
+    is_lost(pollster::block_on(streams[0].sync()).unwrap_err());
     is_lost(streams[0].upload(&[0; 16], &x).unwrap_err());
     is_lost(download(&*streams[0], &x).unwrap_err());
     is_lost(lost.alloc(4).err().unwrap());

@@ -203,7 +203,7 @@ fn a_target_that_is_no_class_is_an_error_and_no_loss() {
         lse: lse.clone(),
     };
     device.submit(of(&targets));
-    let error = device.1.sync().unwrap_err();
+    let error = pollster::block_on(device.1.sync()).unwrap_err();
     assert!(matches!(error, Error::Index { op: "cross_entropy", index: 7, bound: 5 }), "{error:?}");
     let found = device.download(&losses).unwrap();
     assert!(found[0] > 0.0 && found[1] == 0.0 && found[2] > 0.0, "{found:?}");

@@ -3,7 +3,7 @@
 use super::Device;
 use crate::error::{Error, Result};
 use starling_contract::{
-    Backend, Capabilities, DeviceId, Download, Storage, Stream, Support, Verb, View,
+    Backend, Capabilities, DeviceId, Download, Pending, Storage, Stream, Support, Verb, View,
 };
 use std::sync::Arc;
 
@@ -60,7 +60,7 @@ impl Stream for Complete {
         Box::pin(async move { below(self.0.download(from, bytes).await) })
     }
 
-    fn sync(&self) -> starling_contract::Result<()> {
-        below(self.0.sync())
+    fn sync(&self) -> Pending<'_, ()> {
+        Box::pin(async move { below(self.0.synced().await) })
     }
 }

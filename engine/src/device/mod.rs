@@ -115,6 +115,14 @@ impl Device {
         self.0.sync()
     }
 
+    /// Done when everything asked for until this call is done: for hosts that cannot block.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub async fn synced(&self) -> Result<()> {
+        self.0.synced().await
+    }
+
     /// Seeds the device's random numbers (dropout) and starts at step 0.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use super::recording::{self, List, Recorder};
 use super::siblings::Siblings;
 use crate::error::{Error, Result};
 use crate::lower;
+use crate::wait::wait;
 use starling_contract::{
     Backend, Buffer, Capture, DType, Pool, PoolStats, Replay, Storage, Stream, Support, Verb, View,
 };
@@ -131,7 +132,15 @@ impl Queue {
     /// # Errors
     /// What the device reports.
     pub fn sync(&self) -> Result<()> {
-        Ok(self.0.stream.sync()?)
+        wait(self.synced())
+    }
+
+    /// Done when everything asked for until this call is done: for hosts that cannot block.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub async fn synced(&self) -> Result<()> {
+        Ok(self.0.stream.sync().await?)
     }
 
     /// Seeds the queue's random numbers (dropout) and starts at step 0.

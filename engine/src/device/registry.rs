@@ -2,7 +2,8 @@
 
 use super::Device;
 use crate::error::{Error, Result};
-use starling_contract::{Backend, Capabilities};
+use crate::wait::wait;
+use starling_contract::{Backend, Capabilities, MaybeSend, Pending};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 /// One line of [`Device::probe`].
@@ -19,9 +20,9 @@ pub struct Provider {
     /// The part of the name before the colon.
     pub family: &'static str,
     /// Lists the family's devices, or one line that says why there are none.
-    pub probe: fn() -> Vec<Probe>,
+    pub probe: fn() -> Pending<'static, Vec<Probe>>,
     /// Opens device number `index`.
-    pub open: fn(index: usize) -> starling_contract::Result<Arc<dyn Backend>>,
+    pub open: fn(index: usize) -> Pending<'static, Arc<dyn Backend>>,
 }
 
 /// The backends that are open, by name: a device opened twice is one device.
@@ -39,17 +40,22 @@ fn absent(family: &'static str, reason: &str) -> starling_contract::Error {
     starling_contract::Error::Unavailable { backend: family.into(), reason: reason.into() }
 }
 
+/// An answer that is there.
+fn now<T: MaybeSend + 'static>(answer: starling_contract::Result<T>) -> Pending<'static, T> {
+    Box::pin(std::future::ready(answer))
+}
+
 const NO_CUDA: &str = "this version has no CUDA backend; use cpu";
 
 fn built_in() -> [Provider; 3] {
     [
         Provider {
             family: "cuda",
-            probe: || vec![Probe { name: "cuda:0".into(), status: Err(NO_CUDA.into()) }],
-            open: |_| Err(absent("cuda", NO_CUDA)),
+            probe: || now(Ok(vec![Probe { name: "cuda:0".into(), status: Err(NO_CUDA.into()) }])),
+            open: |_| now(Err(absent("cuda", NO_CUDA))),
         },
         Provider { family: "webgpu", probe: webgpu::probe, open: webgpu::open },
-        Provider { family: "cpu", probe: probe_cpu, open: open_cpu },
+        Provider { family: "cpu", probe: || now(Ok(probe_cpu())), open: |i| now(open_cpu(i)) },
     ]
 }
 
@@ -72,39 +78,53 @@ fn probe_cpu() -> Vec<Probe> {
 #[cfg(feature = "webgpu")]
 mod webgpu {
     use super::Probe;
-    use starling_contract::Backend;
-    use starling_webgpu::{NO_ADAPTER, WebGpuBackend, adapters};
+    use starling_contract::{Backend, Pending, Result};
+    use starling_webgpu::{NO_ADAPTER, Options, WebGpuBackend, request_adapters};
     use std::sync::Arc;
 
-    pub fn probe() -> Vec<Probe> {
+    pub fn probe() -> Pending<'static, Vec<Probe>> {
+        Box::pin(async { Ok(listed().await) })
+    }
+
+    async fn listed() -> Vec<Probe> {
         let named = |(i, adapter)| Probe { name: format!("webgpu:{i}"), status: Ok(adapter) };
-        let all: Vec<Probe> =
-            adapters().into_iter().map(|a| a.capabilities).enumerate().map(named).collect();
+        let all: Vec<Probe> = request_adapters()
+            .await
+            .into_iter()
+            .map(|a| a.capabilities)
+            .enumerate()
+            .map(named)
+            .collect();
         if all.is_empty() {
             return vec![Probe { name: "webgpu:0".into(), status: Err(NO_ADAPTER.into()) }];
         }
         all
     }
 
-    pub fn open(index: usize) -> starling_contract::Result<Arc<dyn Backend>> {
-        WebGpuBackend::open(index).map(|b| b as Arc<dyn Backend>)
+    pub fn open(index: usize) -> Pending<'static, Arc<dyn Backend>> {
+        Box::pin(request(index))
+    }
+
+    async fn request(index: usize) -> Result<Arc<dyn Backend>> {
+        let backend = WebGpuBackend::request(index, Options::from_env()?).await?;
+        Ok(backend)
     }
 }
 
 #[cfg(not(feature = "webgpu"))]
 mod webgpu {
-    use super::{Probe, absent};
-    use starling_contract::Backend;
+    use super::{Probe, absent, now};
+    use starling_contract::{Backend, Pending};
     use std::sync::Arc;
 
     const LEFT_OUT: &str = "this build leaves WebGPU out; build with the feature `webgpu`";
 
-    pub fn probe() -> Vec<Probe> {
-        vec![Probe { name: "webgpu:0".into(), status: Err(LEFT_OUT.into()) }]
+    pub fn probe() -> Pending<'static, Vec<Probe>> {
+        now(Ok(vec![Probe { name: "webgpu:0".into(), status: Err(LEFT_OUT.into()) }]))
     }
 
-    pub fn open(_: usize) -> starling_contract::Result<Arc<dyn Backend>> {
-        Err(absent("webgpu", LEFT_OUT))
+    pub fn open(_: usize) -> Pending<'static, Arc<dyn Backend>> {
+        now(Err(absent("webgpu", LEFT_OUT)))
     }
 }
 
@@ -118,6 +138,16 @@ pub struct DeviceChoice {
     pub passed_over: Vec<String>,
 }
 
+/// An answer of the contract as one of the engine.
+async fn as_ours<T>(answer: Pending<'_, T>) -> Result<T> {
+    Ok(answer.await?)
+}
+
+/// A family's devices, or the line that says why they are not known.
+fn or_why(family: &str, found: Result<Vec<Probe>>) -> Vec<Probe> {
+    found.unwrap_or_else(|why| vec![Probe { name: family.into(), status: Err(why.to_string()) }])
+}
+
 impl Device {
     /// Opens a device by name: `cpu`, `cuda:0`, `webgpu:1`, a registered family, or `auto`. One
     /// that is open already is the same device, through a queue of its own.
@@ -126,9 +156,22 @@ impl Device {
     /// The backend's reason when the device is not to be had; [`Error::Invalid`] for a name that
     /// no family has.
     pub fn new(name: &str) -> Result<Self> {
-        if name == "auto" {
-            return Self::auto();
-        }
+        wait(Self::open(name))
+    }
+
+    /// As [`Device::new`], awaited: for hosts that cannot block.
+    ///
+    /// # Errors
+    /// As [`Device::new`].
+    pub async fn open(name: &str) -> Result<Self> {
+        let chosen;
+        let name = match name {
+            "auto" => {
+                chosen = Self::choose_among(Self::probed().await).name;
+                &chosen
+            }
+            name => name,
+        };
         let (family, index) = name.split_once(':').unwrap_or((name, "0"));
         let bad = || {
             Error::invalid(format!(
@@ -147,12 +190,20 @@ impl Device {
                 other => return other,
             }
         }
-        let backend = open(index)?;
+        Self::from_backend(Self::share(key, open(index).await?))
+    }
+
+    /// The backend that the name stands for from now on: another thread may have opened it while
+    /// this one did.
+    fn share(key: String, backend: Arc<dyn Backend>) -> Arc<dyn Backend> {
         let mut opened = opened();
+        let other = opened.iter().find(|o| o.0 == key).and_then(|o| o.1.upgrade());
+        if let Some(other) = other.filter(|other| other.stream().is_ok()) {
+            return other;
+        }
         opened.retain(|o| o.0 != key && o.1.strong_count() > 0);
         opened.push((key, Arc::downgrade(&backend)));
-        drop(opened);
-        Self::from_backend(backend)
+        backend
     }
 
     /// The device that [`Device::choose`] names.
@@ -161,14 +212,18 @@ impl Device {
     /// That device's reason when it cannot be opened after all: `STARLING_ISA` or
     /// `STARLING_WEBGPU` names what is missing, or the driver refuses.
     pub fn auto() -> Result<Self> {
-        Self::new(&Self::choose().name)
+        Self::new("auto")
     }
 
     /// The first available device in the order CUDA, WebGPU, CPU, but for drivers that play a GPU
     /// on the processor: the CPU backend does that faster.
     pub fn choose() -> DeviceChoice {
+        Self::choose_among(Self::probe())
+    }
+
+    fn choose_among(probed: Vec<Probe>) -> DeviceChoice {
         let mut passed_over = Vec::new();
-        for probe in Self::probe() {
+        for probe in probed {
             match probe.status {
                 Ok(c) if c.software => passed_over.push(format!(
                     "{} computes on the processor too, which cpu does faster",
@@ -183,10 +238,26 @@ impl Device {
 
     /// Every known backend, available with its properties or unavailable with the reason.
     pub fn probe() -> Vec<Probe> {
-        let mut all: Vec<Probe> = built_in().iter().flat_map(|p| (p.probe)()).collect();
-        let registered = PROVIDERS.read().unwrap_or_else(PoisonError::into_inner);
-        all.extend(registered.iter().flat_map(|p| (p.probe)()));
+        let families = Self::families();
+        families
+            .into_iter()
+            .flat_map(|(name, probe)| or_why(name, wait(as_ours(probe()))))
+            .collect()
+    }
+
+    /// As [`Device::probe`], awaited: for hosts that cannot block.
+    pub async fn probed() -> Vec<Probe> {
+        let mut all = Vec::new();
+        for (name, probe) in Self::families() {
+            all.extend(or_why(name, as_ours(probe()).await));
+        }
         all
+    }
+
+    /// What lists the devices of each family.
+    fn families() -> Vec<(&'static str, fn() -> Pending<'static, Vec<Probe>>)> {
+        let registered = PROVIDERS.read().unwrap_or_else(PoisonError::into_inner);
+        built_in().iter().chain(&*registered).map(|p| (p.family, p.probe)).collect()
     }
 
     /// Adds a family of devices to those that [`Device::new`] and [`Device::probe`] know.

@@ -29,14 +29,19 @@ pub fn register() {
         family: "minimal",
         probe: || {
             let capabilities = MinimalBackend::new().capabilities().clone();
-            vec![Probe { name: "minimal".into(), status: Ok(capabilities) }]
+            let listed = vec![Probe { name: "minimal".into(), status: Ok(capabilities) }];
+            Box::pin(async { Ok(listed) })
         },
-        open: |index| match index {
-            0 => Ok(Arc::new(MinimalBackend::new())),
-            _ => Err(Error::Unavailable {
-                backend: format!("minimal:{index}"),
-                reason: "there is one minimal device; ask for minimal".into(),
-            }),
+        open: |index| {
+            Box::pin(async move {
+                match index {
+                    0 => Ok(Arc::new(MinimalBackend::new()) as Arc<dyn Backend>),
+                    _ => Err(Error::Unavailable {
+                        backend: format!("minimal:{index}"),
+                        reason: "there is one minimal device; ask for minimal".into(),
+                    }),
+                }
+            })
         },
     });
 }

@@ -2,7 +2,7 @@
 
 use crate::memory::contiguous;
 use crate::{NAME, map, product};
-use starling_contract::{Download, Error, Result, Stream, Verb, View};
+use starling_contract::{Download, Error, Pending, Result, Stream, Verb, View};
 use std::sync::atomic::Ordering;
 
 /// An in-order queue: each verb sees what the ones before it wrote. The simplest way is to be
@@ -46,8 +46,8 @@ impl Stream for MinimalStream {
     }
 
     /// Nothing is ever pending here.
-    fn sync(&self) -> Result<()> {
-        Ok(())
+    fn sync(&self) -> Pending<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
     }
 
     // `compile` keeps its default: a captured step is submitted again verb by verb.

@@ -94,7 +94,7 @@ fn verbs_run_in_the_order_in_which_they_were_submitted() {
     d.stream.submit(&add.into()).unwrap();
     let first = y.with(Layout::new(&[2], &[0], 0));
     d.stream.submit(&Copy { src: first, dst: x.clone() }.into()).unwrap();
-    d.stream.sync().unwrap();
+    pollster::block_on(d.stream.sync()).unwrap();
     assert_eq!(d.read(&y).unwrap(), [1.0, 2.0]);
     assert_eq!(d.read(&x).unwrap(), [1.0, 1.0]);
 }

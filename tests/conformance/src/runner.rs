@@ -129,7 +129,7 @@ fn check_case(backend: &dyn Backend, case: &Case) -> Result<Verdict, Error> {
     give_workspace(backend, &mut verb)?;
     verb.check()?;
     stream.submit(&verb)?;
-    stream.sync()?;
+    pollster::block_on(stream.sync())?;
     compare(&problem, &views, &verb, &expected, stream.as_ref())
 }
 

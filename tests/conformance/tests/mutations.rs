@@ -4,8 +4,8 @@
 use half::bf16;
 use starling_conformance::{Case, Tier, Verdict, cases, run};
 use starling_contract::{
-    Backend, Capabilities, DType, DeviceId, Download, HostStorage, Result, Storage, Stream,
-    Support, Verb, View,
+    Backend, Capabilities, DType, DeviceId, Download, HostStorage, Pending, Result, Storage,
+    Stream, Support, Verb, View,
 };
 use starling_reference::memory::{read, write};
 use starling_reference::{ReferenceBackend, execute, outputs};
@@ -95,7 +95,7 @@ impl Stream for BrokenStream {
     fn download<'a>(&'a self, from: &'a View, bytes: &'a mut [u8]) -> Download<'a> {
         self.inner.download(from, bytes)
     }
-    fn sync(&self) -> Result<()> {
+    fn sync(&self) -> Pending<'_, ()> {
         self.inner.sync()
     }
 }
