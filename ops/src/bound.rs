@@ -252,14 +252,11 @@ impl Bound {
             return Enclosure::hull(value, f64::NAN, f64::NAN, true);
         }
         let nan = a.nan || a.holds_infinity();
-        let far = a.lo.abs().max(a.hi.abs());
-        if far > 4_194_304.0 || a.hi - a.lo > 2.0 {
+        if a.hi - a.lo > 2.0 {
             return Enclosure { value, lo: -1.0, hi: 1.0, nan };
         }
-        // See `poly::sin` about large arguments.
-        let large = if far > 131_072.0 { 1e-5 } else { 0.0 };
         let (centre, reach) = (f(0.5 * (a.lo + a.hi)), 0.5 * (a.hi - a.lo));
-        let error = |x: f64| ulps * ulp(x) + large;
+        let error = |x: f64| ulps * ulp(x);
         let result = self.inexact(value, centre - reach, centre + reach, nan, error);
         Enclosure { lo: result.lo.max(-1.0), hi: result.hi.min(1.0), ..result }
     }

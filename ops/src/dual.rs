@@ -281,6 +281,10 @@ impl<M: Math> Math for Dual<M> {
         self.0.not(a)
     }
     #[inline(always)]
+    fn any(self, c: M::B) -> bool {
+        self.0.any(c)
+    }
+    #[inline(always)]
     fn select(self, c: M::B, a: Self::V, b: Self::V) -> Self::V {
         let m = self.0;
         let d = if a.d.is_none() && b.d.is_none() {

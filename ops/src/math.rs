@@ -113,6 +113,13 @@ pub trait Math: Copy {
     fn or(self, a: Self::B, b: Self::B) -> Self::B;
     /// The other truth value.
     fn not(self, a: Self::B) -> Self::B;
+    /// False when `c` holds for no element: what only those need may then be left out. A target
+    /// that evaluates no elements says true.
+    #[inline(always)]
+    fn any(self, c: Self::B) -> bool {
+        let _ = c;
+        true
+    }
     /// `a` where `c` holds, else `b`.
     fn select(self, c: Self::B, a: Self::V, b: Self::V) -> Self::V;
 

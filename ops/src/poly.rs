@@ -2,8 +2,8 @@
 //!
 //! Vector tokens, `Scalar<f32>` and printed shaders all run these same operations in the same
 //! order, so they agree bit for bit wherever the arithmetic is IEEE-754's. There is no control
-//! flow that depends on data: special values are put right by selects. Derivatives do not pass
-//! through here; `Dual` has a rule for each function.
+//! flow that depends on data, but for work that no lane needs ([`Math::any`]): special values are
+//! put right by selects. Derivatives do not pass through here; `Dual` has a rule for each function.
 //!
 //! The coefficients are minimax fits of relative error (Remez by Lawson's reweighting), rounded to
 //! f32 one after the other with the rest refitted. The schemes are the classic ones: W. J. Cody and
@@ -12,11 +12,15 @@
 
 use crate::math::Math;
 
+mod angle;
+
 pub use crate::transcendentals;
+pub use angle::{cos, sin};
+pub(crate) use angle::{cos_far, cos_near, sin_far, sin_near};
 
 /// The largest error of each function in units in the last place of the exact result, over every
-/// finite argument unless the function's documentation says otherwise. It takes an `fma` that
-/// rounds once: where a target splits it, `sin` and `cos` of large arguments and `pow` lose more.
+/// finite argument. It takes an `fma` that rounds once: where a target splits it, `sin`, `cos` and
+/// `pow` lose more.
 /// Measured values, over every seventh f32 and 4e6 pairs, are in brackets.
 pub const ULPS: &[(&str, f64)] = &[
     ("rsqrt", 1.5),    // (1.49)
@@ -56,9 +60,6 @@ macro_rules! transcendentals {
 
 /// ln 2 in two parts; the first has 9 bits, so that its multiples by an exponent are exact.
 const LN2: [f64; 2] = [0.693359375, -2.12194440e-4];
-/// The largest argument that `sin` and `cos` reduce.
-const SIN_LIMIT: f64 = 4_194_304.0;
-
 /// `(e^r - 1 - r) / r^2` for `|r| <= ln(2) / 2`; 1.4e-8 relative to `e^r - 1`.
 const EXP: [f64; 5] = [
     0.4999999701976776,
@@ -78,10 +79,6 @@ const LOG: [f64; 8] = [
     0.1276482790708542,
     -0.07638335227966309,
 ];
-/// `(sin(r) - r) / r^3` in `r^2` for `|r| <= 0.81`; 4.9e-9.
-const SIN: [f64; 3] = [-0.16666652262210846, 0.00833201128989458, -0.0001949505094671622];
-/// `(cos(r) - 1 + r^2/2) / r^4` in `r^2` for `|r| <= 0.81`; 1.6e-10.
-const COS: [f64; 3] = [0.04166664183139801, -0.001388712553307414, 2.4411221602349542e-5];
 /// `-log(1 - erf(x)) / x - 1` for `0 <= x <= 3.93`; 4.3e-9 relative to `erf(x)`.
 const ERF: [f64; 9] = [
     0.12837916612625122,
@@ -276,48 +273,6 @@ pub fn log1p<M: Math>(m: M, x: M::V) -> M::V {
     let y = log_specials(m, log_sum(m, k, f), u, x);
     // The sign of zero and the last bits of subnormals do not survive the sum.
     m.select(m.lt(m.abs(x), m.lit(1e-8)), x, y)
-}
-
-/// `(r, quadrant)` with `|x| = quadrant * pi/2 + r` for `0 <= x <= SIN_LIMIT`, pi/2 in three parts:
-/// the first difference is exact, so `r` has two roundings even next to a multiple of pi/2.
-#[inline(always)]
-fn reduce_sin<M: Math>(m: M, x: M::V) -> (M::V, M::U) {
-    let x = m.abs(x);
-    let x = m.select(m.le(x, m.lit(SIN_LIMIT)), x, m.sub(x, x));
-    let n = m.round(m.mul(x, m.lit(std::f64::consts::FRAC_2_PI)));
-    let mut r = x;
-    for part in [-1.570796251296997, -7.549789415861596e-8, -5.390302529957765e-15] {
-        r = m.fma(n, m.lit(part), r);
-    }
-    (r, m.to_uint(n))
-}
-
-/// The sine of `r` in even, its cosine in odd quadrants; `flip` holds the sign in bit 31.
-#[inline(always)]
-fn sin_or_cos<M: Math>(m: M, r: M::V, quadrant: M::U, flip: M::U) -> M::V {
-    let z = m.mul(r, r);
-    let sin = m.mul_add(m.mul(horner(m, z, SIN), z), r, r);
-    let cos = m.mul_add(m.mul(horner(m, z, COS), z), z, m.mul_add(z, m.lit(-0.5), m.lit(1.0)));
-    let even = m.ueq(m.uand(quadrant, m.ulit(1)), m.ulit(0));
-    m.from_bits(m.uxor(m.bits(m.select(even, sin, cos)), flip))
-}
-
-/// The sine. Within the stated ulps for `|x| <= 2^17`; from there the reduced argument leaves the
-/// interval of the polynomials and the error grows to 1e-5 absolute at 2^22, beyond which the
-/// argument counts as 0. The sine of an infinity is NaN.
-#[inline(always)]
-pub fn sin<M: Math>(m: M, x: M::V) -> M::V {
-    let (r, quadrant) = reduce_sin(m, x);
-    let sign = m.uxor(m.bits(x), m.ushl(quadrant, 30));
-    sin_or_cos(m, r, quadrant, m.uand(sign, m.ulit(0x8000_0000)))
-}
-
-/// The cosine; see [`sin`].
-#[inline(always)]
-pub fn cos<M: Math>(m: M, x: M::V) -> M::V {
-    let (r, quadrant) = reduce_sin(m, x);
-    let quadrant = m.uadd(quadrant, m.ulit(1));
-    sin_or_cos(m, r, quadrant, m.uand(m.ushl(quadrant, 30), m.ulit(0x8000_0000)))
 }
 
 /// `x` limited to `-bound ..= bound`; NaN stays.
@@ -537,8 +492,8 @@ mod tests {
         expm1_ulps: expm1, libm::expm1, everywhere(1e-3..110.0);
         log_ulps: log, libm::log, everywhere(0.25..4.0);
         log1p_ulps: log1p, libm::log1p, everywhere(1e-3..10.0);
-        sin_ulps: sin, libm::sin, everywhere(0.1..131072.0).filter(|x| x.abs() <= 131072.0);
-        cos_ulps: cos, libm::cos, everywhere(0.1..131072.0).filter(|x| x.abs() <= 131072.0);
+        sin_ulps: sin, libm::sin, everywhere(0.1..131072.0);
+        cos_ulps: cos, libm::cos, everywhere(0.1..131072.0);
         tanh_ulps: tanh, libm::tanh, everywhere(1e-3..10.0);
         erf_ulps: erf, libm::erf, everywhere(1e-3..4.0);
         sigmoid_ulps: sigmoid, |x| TRUE.sigmoid(x), everywhere(1e-3..110.0);
@@ -610,18 +565,5 @@ mod tests {
             assert!(erf(M, x).abs() <= 1.0, "erf({x})");
         }
         assert_eq!((tanh(M, 9.1), erf(M, 4.0)), (1.0, 1.0));
-    }
-
-    #[test]
-    fn large_angles_lose_accuracy_gradually() {
-        let mut worst = 0f64;
-        for x in patterns(131072.0..4194304.0, 23) {
-            let wide = f64::from(x);
-            worst = worst.max((f64::from(sin(M, x)) - libm::sin(wide)).abs());
-            worst = worst.max((f64::from(cos(M, x)) - libm::cos(wide)).abs());
-        }
-        println!("sin, cos  {worst:.2e} absolute up to 2^22");
-        assert!(worst <= 1e-5);
-        assert_eq!((sin(M, 1e30), cos(M, 1e30)), (0.0, 1.0));
     }
 }

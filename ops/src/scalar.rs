@@ -96,6 +96,10 @@ macro_rules! shared {
             !a
         }
         #[inline(always)]
+        fn any(self, c: bool) -> bool {
+            c
+        }
+        #[inline(always)]
         fn select(self, c: bool, a: $t, b: $t) -> $t {
             if c { a } else { b }
         }

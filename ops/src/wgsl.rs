@@ -45,6 +45,23 @@ fn sl_hold(x: f32) -> f32 {
 }
 ";
 
+/// An angle beyond 2^17, whose reduction is long, is rare.
+const SIN: &str = "fn sl_sin(x: f32) -> f32 {
+    if (abs(x) <= 131072.0f) {
+        return sl_sin_near(x);
+    }
+    return sl_sin_far(x);
+}
+";
+
+const COS: &str = "fn sl_cos(x: f32) -> f32 {
+    if (abs(x) <= 131072.0f) {
+        return sl_cos_near(x);
+    }
+    return sl_cos_far(x);
+}
+";
+
 /// Where the built-in function rounds once, it serves.
 const FMA_BUILT_IN: &str = "// a * b + c, rounded once.
 fn sl_fma(a: f32, b: f32, c: f32) -> f32 {
@@ -143,8 +160,12 @@ fn sl_umulhi(a: u32, b: u32) -> u32 {
     traced("sl_expm1", |t| poly::expm1(t, t.input(0))),
     traced("sl_log", |t| poly::log(t, t.input(0))),
     traced("sl_log1p", |t| poly::log1p(t, t.input(0))),
-    traced("sl_sin", |t| poly::sin(t, t.input(0))),
-    traced("sl_cos", |t| poly::cos(t, t.input(0))),
+    traced("sl_sin_near", |t| poly::sin_near(t, t.input(0))),
+    traced("sl_sin_far", |t| poly::sin_far(t, t.input(0))),
+    Helper { name: "sl_sin", body: Body::Text(SIN, &["sl_sin_near", "sl_sin_far"]) },
+    traced("sl_cos_near", |t| poly::cos_near(t, t.input(0))),
+    traced("sl_cos_far", |t| poly::cos_far(t, t.input(0))),
+    Helper { name: "sl_cos", body: Body::Text(COS, &["sl_cos_near", "sl_cos_far"]) },
     traced("sl_tanh", |t| poly::tanh(t, t.input(0))),
     traced("sl_erf", |t| poly::erf(t, t.input(0))),
     traced("sl_sigmoid", |t| poly::sigmoid(t, t.input(0))),

@@ -27,6 +27,12 @@ def f32(x):
 
 ANYWHERE = [0.0, -0.0, 1e-30, -1e-30, 100, -100, 1e4, -1e4, INF, -INF, NAN, 1e-4, -1e-4]
 # Of the values outside a domain one is enough: the result is NaN.
+# Angles of every size: around 2^17 and 2^22, where reductions change, to the largest float32, and
+# the float32 that is nearest to a multiple of pi/2.
+ANGLES = ANYWHERE + [
+    2.0**17, 2.0**17 + 2**-6, 2.0**22, 2.0**22 + 0.5, 1e6, -1e7, 1e8, 1e10, -1e15, 1e20, 1e22,
+    -1e30, 1e38, -3.4028234663852886e38, 16367173 * 2.0**72,
+]  # fmt: skip
 POSITIVE = [0.0, -0.0, 1e-30, 1e-4, 100, 1e4, INF, NAN, -1]
 ABOVE_MINUS_ONE = [0.0, -0.0, 1e-30, -1e-30, 1e-4, -1e-4, 100, 1e4, INF, NAN, -1, -2]
 HALVES = ANYWHERE + [0.5, -0.5, 1.5, -1.5, 2.5, -2.5, 3]
@@ -112,8 +118,8 @@ def functions():
     add("expm1", torch.expm1, "x", ANYWHERE)
     add("log", torch.log, "x", POSITIVE, **positive)
     add("log1p", torch.log1p, "x", ABOVE_MINUS_ONE, low=-1.0, high=4.0)
-    add("sin", torch.sin, "x", ANYWHERE)
-    add("cos", torch.cos, "x", ANYWHERE)
+    add("sin", torch.sin, "x", ANGLES)
+    add("cos", torch.cos, "x", ANGLES)
     add("tanh", torch.tanh, "x", ANYWHERE)
     add("erf", torch.erf, "x", ANYWHERE)
     add("sigmoid", torch.sigmoid, "x", ANYWHERE)

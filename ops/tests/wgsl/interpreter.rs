@@ -1,9 +1,9 @@
-//! Runs printed functions on the CPU: an interpreter of naga's form of straight-line WGSL.
+//! Runs printed functions on the CPU: an interpreter of naga's form of WGSL without loops.
 //!
 //! It does what WGSL says with IEEE-754 arithmetic, so the text is judged apart from any driver.
 
 use naga::{
-    BinaryOperator, Expression, Function, Handle, Literal, MathFunction, Module, ScalarKind,
+    BinaryOperator, Block, Expression, Function, Handle, Literal, MathFunction, Module, ScalarKind,
     Statement, UnaryOperator,
 };
 
@@ -42,7 +42,13 @@ impl<'a> Frame<'a> {
     }
 
     fn run(mut self) -> Value {
-        for statement in self.function.body.iter() {
+        let function = self.function;
+        self.block(&function.body).expect("a result")
+    }
+
+    /// What the block returns, if it does.
+    fn block(&mut self, block: &Block) -> Option<Value> {
+        for statement in block.iter() {
             match statement {
                 Statement::Emit(range) => {
                     for handle in range.clone() {
@@ -60,11 +66,17 @@ impl<'a> Frame<'a> {
                     let local = self.local(*pointer);
                     self.locals[local] = Some(value);
                 }
-                Statement::Return { value: Some(value) } => return self.value(*value),
-                other => panic!("{other:?} is not straight-line code"),
+                Statement::If { condition, accept, reject } => {
+                    let taken = if self.value(*condition) == B(true) { accept } else { reject };
+                    if let Some(value) = self.block(taken) {
+                        return Some(value);
+                    }
+                }
+                Statement::Return { value: Some(value) } => return Some(self.value(*value)),
+                other => panic!("{other:?} is not of the printer's words"),
             }
         }
-        panic!("no result");
+        None
     }
 
     fn local(&self, pointer: Handle<Expression>) -> usize {

@@ -74,8 +74,8 @@ fn rows(arity: usize, random: &mut HostStream) -> Vec<Vec<f32>> {
             (0..arity).map(|k| if k == 0 { a } else { SPECIAL[(i * k + j) % 21] }).collect()
         }));
     }
-    for i in 0..200 {
-        let size = [1.0, 8.0, 100.0, 1e-3][i % 4];
+    for i in 0..350 {
+        let size = [1.0, 8.0, 100.0, 1e-3, 1e6, 1e20, 1e38][i % 7];
         rows.push((0..arity).map(|_| size * (2.0 * random.uniform() - 1.0)).collect());
     }
     rows

@@ -68,6 +68,7 @@ impl Math for Avx2 {
         fn not(self, a: __m256) -> __m256 {
             _mm256_xor_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(-1)))
         }
+        fn any(self, c: __m256) -> bool { _mm256_movemask_ps(c) != 0 }
         fn select(self, c: __m256, a: __m256, b: __m256) -> __m256 { _mm256_blendv_ps(b, a, c) }
 
         fn ulit(self, x: u32) -> __m256i { _mm256_set1_epi32(x as i32) }

@@ -70,6 +70,7 @@ impl Math for Avx512 {
         fn and(self, a: __mmask16, b: __mmask16) -> __mmask16 { a & b }
         fn or(self, a: __mmask16, b: __mmask16) -> __mmask16 { a | b }
         fn not(self, a: __mmask16) -> __mmask16 { !a }
+        fn any(self, c: __mmask16) -> bool { c != 0 }
         fn select(self, c: __mmask16, a: __m512, b: __m512) -> __m512 {
             _mm512_mask_blend_ps(c, b, a)
         }

@@ -88,6 +88,7 @@ impl Math for Neon {
         fn and(self, a: uint32x4_t, b: uint32x4_t) -> uint32x4_t { vandq_u32(a, b) }
         fn or(self, a: uint32x4_t, b: uint32x4_t) -> uint32x4_t { vorrq_u32(a, b) }
         fn not(self, a: uint32x4_t) -> uint32x4_t { vmvnq_u32(a) }
+        fn any(self, c: uint32x4_t) -> bool { vmaxvq_u32(c) != 0 }
         fn select(self, c: uint32x4_t, a: float32x4_t, b: float32x4_t) -> float32x4_t {
             vbslq_f32(c, a, b)
         }
