@@ -1,5 +1,6 @@
 //! `cargo xtask <task>`: everything a person would otherwise have to remember.
 
+mod dawn;
 mod debian;
 mod imports;
 mod neon;
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "cargo xtask <task>
   test [--quick]      every test that this machine can run, and the full table of cases
+  test-dawn           every planned shader through Chrome's compiler; installs an npm package
   test-neon [--full]  the vector tests as NEON, emulated; installs a cross compiler and qemu
   ci                  format, tidy, clippy, documentation and test: what a change must pass
   layers              folders and their imports, listed and drawn; circles and arrows up fail
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
     match arguments[..] {
         ["test"] => test::test(&mut steps, false),
         ["test", "--quick"] => test::test(&mut steps, true),
+        ["test-dawn"] => dawn::shaders(&mut steps),
         ["test-neon"] => neon::test_neon(&mut steps, false),
         ["test-neon", "--full"] => neon::test_neon(&mut steps, true),
         ["layers"] => imports::step(&mut steps),

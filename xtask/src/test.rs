@@ -1,5 +1,6 @@
 //! `cargo xtask test`: the whole suite, with a table of what took how long.
 
+use crate::dawn;
 use crate::run::{self, Steps};
 use crate::webgpu;
 use serde_json::Value;
@@ -12,6 +13,7 @@ pub fn test(steps: &mut Steps, quick: bool) {
     println!(
         "installs: mesa-vulkan-drivers where no GPU answers (Debian); cargo fetches the crates"
     );
+    println!("installs: Dawn for Node into target/dawn, where there are node and npm");
     println!("instruction sets here: {}", present().join(", "));
     webgpu::device(steps);
     let mut command = run::cargo();
@@ -39,6 +41,7 @@ pub fn test(steps: &mut Steps, quick: bool) {
         let how = "`cargo test --workspace -- --ignored` runs them";
         steps.skip(&format!("{ignored} tests marked #[ignore] for their length; {how}"));
     }
+    dawn::shaders(steps);
     if quick {
         steps.skip("examples in the documentation and the full table of cases: --quick");
     } else {

@@ -263,7 +263,7 @@ fn four(o: &Operand, b: &Binding, text: &mut String) {
         ),
         2 => (
             format!(
-                "vec2<u32>(({}) | ({}) << 16u, ({}) | ({}) << 16u)",
+                "vec2<u32>(({}) | (({}) << 16u), ({}) | (({}) << 16u))",
                 lanes[0], lanes[1], lanes[2], lanes[3]
             ),
             "old ^ ((old ^ fresh) & vec2<u32>(select(0xffffu, 0xffffffffu, count > 1u), \
@@ -272,7 +272,7 @@ fn four(o: &Operand, b: &Binding, text: &mut String) {
         ),
         _ => (
             format!(
-                "({}) | ({}) << 8u | ({}) << 16u | ({}) << 24u",
+                "({}) | (({}) << 8u) | (({}) << 16u) | (({}) << 24u)",
                 lanes[0], lanes[1], lanes[2], lanes[3]
             ),
             "old ^ ((old ^ fresh) & ((1u << (8u * count)) - 1u))".to_string(),

@@ -8,7 +8,8 @@ use starling_contract::{HostStorage, Storage, Verb, View};
 use starling_ops::wgsl::Fma;
 use starling_webgpu::plan::{Scope, shaders, supports, workspace_bytes};
 use starling_webgpu::{Limits, Variant};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The browser's baseline.
@@ -81,12 +82,26 @@ fn translate(module: &naga::Module, info: &ModuleInfo, newer: bool) -> Result<()
     Ok(())
 }
 
-fn all_valid(variant: &str, software: bool) {
-    let variant: Variant = variant.parse().unwrap();
+/// Writes every text to a file of its own where `STARLING_SHADERS` names a folder: what
+/// `cargo xtask test` gives to another compiler than naga.
+fn keep(variant: &str, texts: &HashMap<String, String>) {
+    let Some(folder) = std::env::var_os("STARLING_SHADERS") else { return };
+    let folder = PathBuf::from(folder).join(variant);
+    std::fs::create_dir_all(&folder).unwrap();
+    let sorted: BTreeMap<_, _> = texts.iter().collect();
+    for (i, (key, text)) in sorted.into_iter().enumerate() {
+        let template = key.split(' ').next().unwrap();
+        std::fs::write(folder.join(format!("{i:04}-{template}.wgsl")), text).unwrap();
+    }
+}
+
+fn all_valid(name: &str, software: bool) {
+    let variant: Variant = name.parse().unwrap();
     let mut abilities = Capabilities::default();
     abilities.set(Capabilities::SUBGROUP, variant.subgroups);
     abilities.set(Capabilities::SHADER_FLOAT16, variant.f16);
     let found = texts(variant, software, 0);
+    keep(&if software { format!("{name}+software") } else { name.to_string() }, &found);
     let mut wrong = Vec::new();
     for (key, text) in &found {
         let result = validate(text, abilities)
@@ -106,6 +121,16 @@ fn plain() {
 }
 
 #[test]
+fn subgroup() {
+    all_valid("subgroup", false);
+}
+
+#[test]
+fn f16() {
+    all_valid("f16", false);
+}
+
+#[test]
 fn subgroup_and_f16() {
     all_valid("subgroup+f16", false);
 }
@@ -113,6 +138,11 @@ fn subgroup_and_f16() {
 #[test]
 fn for_a_driver_on_the_processor() {
     all_valid("plain", true);
+}
+
+#[test]
+fn subgroup_and_f16_for_a_driver_on_the_processor() {
+    all_valid("subgroup+f16", true);
 }
 
 /// No device of ours has cooperative matrices, and neither MSL nor SPIR-V of them is checked by
