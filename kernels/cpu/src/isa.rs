@@ -131,6 +131,18 @@ impl Isa {
         }
     }
 
+    /// What tests run: the row that `STARLING_ISA` names, alone; every row of this machine when it
+    /// is unset or empty.
+    ///
+    /// # Errors
+    /// [`IsaError`] for a row that this machine lacks.
+    pub fn under_test() -> Result<Vec<Isa>, IsaError> {
+        match std::env::var_os(VARIABLE) {
+            Some(name) if !name.is_empty() => Ok(vec![name.to_string_lossy().parse()?]),
+            _ => Ok(Isa::available()),
+        }
+    }
+
     /// Runs `kernel` compiled for this instruction set.
     #[inline]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Out {

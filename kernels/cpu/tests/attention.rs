@@ -288,7 +288,7 @@ fn compare(label: &str, found: &[Vec<f32>; 5], expected: &Results, tolerance: f6
 fn check(case: &Case) {
     let mut inputs = case.random_inputs();
     let expected = naive(case, &inputs);
-    for isa in Isa::available() {
+    for isa in Isa::under_test().unwrap() {
         let found = computed(isa, case, &mut inputs);
         compare(&format!("{isa} {case:?}"), &found, &expected, TOLERANCE);
     }
@@ -400,7 +400,7 @@ fn large_scores_do_not_overflow() {
         ];
         let expected = naive(&case, &inputs);
         assert!(expected.values[1].iter().any(|lse| *lse > 5e3), "scores are large");
-        for isa in Isa::available() {
+        for isa in Isa::under_test().unwrap() {
             let found = computed(isa, &case, &mut inputs);
             // The log-sum-exp is rounded at 1e4: its half ulp is what p is off by.
             compare(&format!("{isa} sign {sign}"), &found, &expected, 1e-3);
@@ -424,7 +424,7 @@ fn threads_change_no_bit() {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
                 let pool = pool.expect("a thread pool");
                 let mut inputs = case.random_inputs();
-                pool.install(|| computed(Isa::best(), &case, &mut inputs))
+                pool.install(|| computed(Isa::from_env().unwrap(), &case, &mut inputs))
             };
             let one = run(1);
             for threads in [2, 3] {
@@ -502,7 +502,7 @@ fn pytorch_agrees() {
         let outputs = [&row["outputs"]["out"], &row["outputs"]["log_sum_exp"]];
         let golden = outputs.into_iter().chain(["q", "k", "v"].map(|name| &gradients[name]));
         let golden: Vec<Vec<f32>> = golden.map(numbers).collect();
-        for isa in Isa::available() {
+        for isa in Isa::under_test().unwrap() {
             let found = computed(isa, &case, &mut held);
             for ((name, found), golden) in NAMES.iter().zip(&found).zip(&golden) {
                 for (f, g) in found.iter().zip(golden) {

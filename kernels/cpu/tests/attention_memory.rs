@@ -68,14 +68,14 @@ fn peaks(heads: usize, length: usize, dim: usize, threads: usize) -> [usize; 2] 
         std::mem::forget(pool);
     };
     // SAFETY: each tensor has its own memory and the shape that the call needs.
-    let ahead = peak(|| run(&|| unsafe { forward(Isa::best(), &call) }));
+    let ahead = peak(|| run(&|| unsafe { forward(Isa::from_env().unwrap(), &call) }));
     let back = peak(|| {
         run(&|| {
             let mut workspace = vec![0.0f32; backward_workspace_bytes(&layout, &layout) / 4];
             let workspace = workspace.as_mut_ptr();
             let call = Backward { forward: call, d_out, d_q, d_k, d_v, workspace };
             // SAFETY: as above; the workspace has the bytes that were asked for.
-            unsafe { backward(Isa::best(), &call) }
+            unsafe { backward(Isa::from_env().unwrap(), &call) }
         });
     });
     [ahead, back]

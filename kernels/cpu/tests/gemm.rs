@@ -268,7 +268,7 @@ const LAYOUTS: [(Lie, Lie); 4] = [
 
 #[test]
 fn small_sizes_agree_with_f64() {
-    for isa in Isa::available() {
+    for isa in Isa::under_test().unwrap() {
         for m in [1, 2, 3, 5, 7, 12, 13, 25, 33] {
             for n in [1, 2, 3, 8, 15, 16, 17, 31, 32, 33, 65] {
                 for k in [1, 2, 5, 17, 40] {
@@ -283,7 +283,7 @@ fn small_sizes_agree_with_f64() {
 
 #[test]
 fn sizes_beyond_every_block_agree_with_f64() {
-    for isa in Isa::available() {
+    for isa in Isa::under_test().unwrap() {
         let sizes = [(1, 700, 300), (2, 1030, 530), (4, 300, 1100), (40, 130, 700), (65, 1, 515)];
         let large = [(100, 3, 600), (300, 70, 33), (130, 260, 517), (400, 40, 260), (5, 2100, 9)];
         for (m, n, k) in sizes.into_iter().chain(large) {
@@ -299,7 +299,7 @@ fn sizes_beyond_every_block_agree_with_f64() {
 #[test]
 fn every_stride_alpha_beta_and_batch_agrees_with_f64() {
     let mut random = Random(77);
-    for isa in Isa::available() {
+    for isa in Isa::under_test().unwrap() {
         for a in READ {
             for b in READ {
                 for c in WRITTEN {
@@ -330,7 +330,7 @@ fn every_stride_alpha_beta_and_batch_agrees_with_f64() {
 
 #[test]
 fn empty_products_do_what_the_formula_says() {
-    for isa in Isa::available() {
+    for isa in Isa::under_test().unwrap() {
         for (m, n, k, batch) in [(0, 5, 3, 1), (5, 0, 3, 1), (5, 3, 4, 0), (3, 7, 0, 2)] {
             for (beta, epilogue) in [(0.0, false), (2.0, false), (1.0, true)] {
                 run(isa, &Case { m, n, k, batch, beta, epilogue, ..PLAIN }, true);
@@ -343,7 +343,7 @@ fn empty_products_do_what_the_formula_says() {
 /// through tf32, bf16 or f16 cannot be exact.
 #[test]
 fn one_hot_rows_pick_exactly() {
-    for isa in Isa::available() {
+    for isa in Isa::under_test().unwrap() {
         for (m, n, k) in [(1, 40, 300), (3, 33, 70), (30, 48, 300), (64, 64, 64)] {
             for nt in [false, true] {
                 let mut random = Random(5);
@@ -395,8 +395,13 @@ fn the_number_of_threads_changes_no_bit() {
         (300, 64, 900, 1),
         (31, 17, 300, 40),
         (200, 200, 300, 2),
+        // Rows that lie 4096 bytes apart, read where they are and packed.
+        (10, 1024, 1024, 1),
+        (40, 1024, 1024, 1),
+        // More k-blocks than are packed at once: several groups add to C.
+        (9, 512, 5000, 1),
     ];
-    for isa in Isa::available() {
+    for isa in Isa::under_test().unwrap() {
         for (m, n, k, batch) in shapes {
             for (a, b) in LAYOUTS {
                 let case = Case { m, n, k, batch, a, b, beta: 1.0, epilogue: true, ..PLAIN };

@@ -216,7 +216,7 @@ impl Tile {
     unsafe fn run<S: Simd, const MR: usize, const NV: usize>(self, s: S) {
         // Tiles that are never asked for cost no code.
         if NV > tile_vectors(S::LANES) || MR > tile_rows(S::LANES, NV) {
-            return;
+            unreachable!("a tile of {MR} rows and {NV} vectors of {} lanes", S::LANES);
         }
         let mut acc = [[s.lit(0.0); NV]; MR];
         // SAFETY: the caller promises `MR` rows and `NV` vectors of `C`, `MR` rows of `A` and

@@ -175,10 +175,11 @@ impl<const MR: usize, const NRV: usize, const PACKED: bool> Kernel for Call<'_, 
     fn run<S: Simd>(self, s: S) {
         let (rows, registers) = tile_shape(S::LANES);
         // Shapes beyond the instruction set's are never asked for and cost no code.
-        if MR <= rows && NRV <= registers {
-            // SAFETY: `TileFn`'s caller promises it.
-            unsafe { micro::<S, MR, NRV, PACKED>(s, self.0) }
+        if MR > rows || NRV > registers {
+            unreachable!("a tile of {MR} rows and {NRV} registers of {} lanes", S::LANES);
         }
+        // SAFETY: `TileFn`'s caller promises it.
+        unsafe { micro::<S, MR, NRV, PACKED>(s, self.0) }
     }
 }
 

@@ -176,7 +176,7 @@ impl<F: Formula> Kernel for RunFixed<'_, F> {
     fn run<S: Simd>(self, s: S) {
         // The scalar row leaves them to the interpreter: half the code, hardly slower.
         if S::LANES == 1 {
-            return;
+            unreachable!("`Job::fixed` has no kernel for one lane");
         }
         let Blocks { mut args, arg_pitches, mut outs, out_pitches, rows, vectors } = self.blocks;
         let (numbers, count) = (*self.numbers, self.scalars);

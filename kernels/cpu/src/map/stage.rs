@@ -57,11 +57,8 @@ impl Kernel for Load {
                 DType::F16 => load!(self, s, f16, load_f16, |x| x.to_f32()),
                 DType::BF16 => load!(self, s, bf16, load_bf16, |x| x.to_f32()),
                 DType::U8 => load!(self, s, u8, load_u8, |x| x.into()),
-                // Not an elementwise operand: `Verb::check` turns these away.
                 DType::I32 | DType::U32 | DType::I8 => {
-                    for i in 0..self.n {
-                        *self.to.add(i) = f32::NAN;
-                    }
+                    unreachable!("`Operands::new` refuses {} elements", self.dtype)
                 }
             }
         }
@@ -122,8 +119,9 @@ impl Kernel for Store {
                         *self.to.offset(i as isize * self.stride) = u8::from(truth);
                     }
                 }
-                // Not an elementwise result: `Verb::check` turns these away.
-                DType::I32 | DType::U32 | DType::I8 => {}
+                DType::I32 | DType::U32 | DType::I8 => {
+                    unreachable!("`Operands::new` refuses {} elements", self.dtype)
+                }
             }
         }
     }

@@ -113,7 +113,7 @@ fn check(kind: ReduceKind, x: View, axes: u32) {
         }
         groups[at].push(f64::from(f32::from_bits(word(&verb.inputs[0], i))));
     }
-    for isa in Isa::available() {
+    for isa in Isa::under_test().unwrap() {
         for (i, (&bits, group)) in run(isa, &verb).iter().zip(&groups).enumerate() {
             let position = verb.output.dtype == DType::I32;
             let got = if position { f64::from(bits) } else { f64::from(f32::from_bits(bits)) };
@@ -190,7 +190,7 @@ fn a_large_mean_does_not_cancel_the_variance() {
 fn errors_of_sums_do_not_grow_with_their_length() {
     let n = 1 << 22;
     let verb = verb(ReduceKind::Sum, dense(&vec![0.1; n], &[n]), 1);
-    for isa in Isa::available() {
+    for isa in Isa::under_test().unwrap() {
         let got = f64::from(f32::from_bits(run(isa, &verb)[0]));
         let exact = f64::from(0.1f32) * n as f64;
         assert!((got - exact).abs() <= 64.0 * 2f64.powi(-24) * exact, "{isa}: {got}, {exact}");
@@ -229,7 +229,7 @@ fn nothing_has_the_stated_results() {
         (ReduceKind::Var { correction: 1 }, f32::NAN),
     ] {
         let verb = verb(kind, dense(&[], &[3, 0]), 2);
-        reduce(Isa::best(), &verb).unwrap();
+        reduce(Isa::from_env().unwrap(), &verb).unwrap();
         for i in 0..3 {
             let got = f32::from_bits(word(&verb.output, i));
             assert!(got == expected || (got.is_nan() && expected.is_nan()), "{kind:?}: {got}");
@@ -238,7 +238,7 @@ fn nothing_has_the_stated_results() {
     let mut none = verb(ReduceKind::Sum, dense(&[], &[3, 0]), 2);
     none.kind = ReduceKind::ArgMax;
     none.output.dtype = DType::I32;
-    assert!(reduce(Isa::best(), &none).is_err());
+    assert!(reduce(Isa::from_env().unwrap(), &none).is_err());
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn a_fused_program_is_reduced_like_its_values() {
             let value = f64::from(x[i]) * f64::from(bias[i % n]) + i as f64;
             expected[[0, i % n, i / n, 0][axes as usize]] += value;
         }
-        for isa in Isa::available() {
+        for isa in Isa::under_test().unwrap() {
             for (got, e) in run(isa, &verb).into_iter().zip(&expected) {
                 let got = f64::from(f32::from_bits(got));
                 assert!((got - e).abs() <= 1e-6 * e.abs(), "{isa} {axes:b}: {got} and not {e}");

@@ -9,12 +9,7 @@ use starling_kernels_cpu::Isa;
 /// The instruction sets under test: all that the machine has, or the one that `STARLING_ISA`
 /// forces, whose absence is a failure.
 pub fn isas() -> Vec<Isa> {
-    match std::env::var_os("STARLING_ISA") {
-        Some(name) if !name.is_empty() => {
-            vec![Isa::from_env().unwrap_or_else(|e| panic!("STARLING_ISA: {e}"))]
-        }
-        _ => Isa::available(),
-    }
+    Isa::under_test().unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// An emulator gets smaller cases.
