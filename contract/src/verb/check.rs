@@ -181,6 +181,20 @@ pub(super) fn elementwise(op: &'static str, inputs: &[View], shape: &[usize]) ->
     Ok(())
 }
 
+/// Programs see the element's index, and random numbers its counter, as 32 bits: beyond, elements
+/// would share them.
+fn counts_in_words(op: &'static str, program: &Program, shape: &[usize]) -> Result<()> {
+    let elements = shape.iter().try_fold(1usize, |n, &extent| n.checked_mul(extent));
+    if !program.uses_index() || elements.is_some_and(|n| n as u64 <= 1 << 32) {
+        return Ok(());
+    }
+    let message = format!(
+        "{shape:?} has more than 2^32 elements, and the index that the program reads has 32 bits: \
+         split the tensor"
+    );
+    Err(Error::shape(op, message))
+}
+
 fn check_map(v: &Map) -> Result<()> {
     let Some(first) = v.outputs.first() else {
         return Err(Error::shape("map", "there is no output"));
@@ -190,7 +204,8 @@ fn check_map(v: &Map) -> Result<()> {
     }
     leaves("map", &v.params, &v.immediates, &v.program)?;
     elementwise("map", &v.inputs, first.shape())?;
-    elementwise("map", &v.outputs, first.shape())
+    elementwise("map", &v.outputs, first.shape())?;
+    counts_in_words("map", &v.program, first.shape())
 }
 
 fn check_reduce(v: &Reduce) -> Result<()> {
@@ -212,6 +227,20 @@ fn check_reduce(v: &Reduce) -> Result<()> {
         let message = format!("the output is {} and must be {wanted}", v.output.dtype);
         return Err(Error::shape("reduce", message));
     }
+    let count = |n: usize, (axis, &extent): (usize, &usize)| match reduced(axis) {
+        true => n.checked_mul(extent),
+        false => Some(n),
+    };
+    let positions = first.shape().iter().enumerate().try_fold(1, count);
+    if position && positions.is_none_or(|n| n as u64 > 1 << 31) {
+        let message = format!(
+            "the position among more than 2^31 elements of {:?} does not fit i32: reduce one axis \
+             after the other",
+            first.shape()
+        );
+        return Err(Error::shape("reduce", message));
+    }
+    counts_in_words("reduce", &v.program, first.shape())?;
     if position && first.is_empty() && !v.output.is_empty() {
         return Err(Error::shape("reduce", "nothing has no largest element"));
     }
@@ -236,7 +265,8 @@ fn check_gemm(v: &Gemm) -> Result<()> {
     }
     leaves("gemm", &e.params, &e.immediates, &e.program)?;
     elementwise("gemm", &e.inputs, v.c.shape())?;
-    elementwise("gemm", &e.outputs, v.c.shape())
+    elementwise("gemm", &e.outputs, v.c.shape())?;
+    counts_in_words("gemm", &e.program, v.c.shape())
 }
 
 fn check_norm(
@@ -295,8 +325,8 @@ fn check_index(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::HostStorage;
     use crate::verb::{Epilogue, ScatterAdd};
+    use crate::{HostStorage, Layout};
     use std::sync::Arc;
 
     fn square(dtype: DType) -> View {
@@ -329,5 +359,53 @@ mod tests {
         let x = square(DType::F32);
         assert!(scatter(x.clone(), square(DType::F32)).is_ok());
         assert!(scatter(x.clone(), x).is_err());
+    }
+
+    /// A view that repeats one element: it needs no memory, however large it is.
+    fn repeated(shape: &[usize]) -> View {
+        let one = View::contiguous(HostStorage::new(4).unwrap(), DType::F32, &[]);
+        one.with(Layout::new(shape, &vec![0; shape.len()], 0))
+    }
+
+    fn reduced(kind: ReduceKind, program: Program, shape: &[usize]) -> Result<()> {
+        let dtype = if kind == ReduceKind::ArgMax { DType::I32 } else { DType::F32 };
+        let ones = vec![1; shape.len()];
+        let output = View::contiguous(HostStorage::new(4).unwrap(), dtype, &ones);
+        let (program, params, inputs) = (Arc::new(program), vec![], vec![repeated(shape)]);
+        let immediates = Immediates::default();
+        let axes = (1 << shape.len()) - 1;
+        let workspace = None;
+        Verb::from(Reduce { kind, program, params, immediates, inputs, axes, output, workspace })
+            .check()
+    }
+
+    #[test]
+    fn a_position_that_i32_does_not_hold_is_an_error() {
+        let position = |shape: &[usize]| reduced(ReduceKind::ArgMax, Program::identity(), shape);
+        assert!(position(&[1 << 31]).is_ok());
+        assert!(position(&[1 << 16, 1 << 15]).is_ok());
+        for shape in [&[(1 << 31) + 1][..], &[1 << 16, 1 << 16], &[1 << 40, 1 << 40]] {
+            let message = position(shape).unwrap_err().to_string();
+            assert!(message.contains("2^31"), "{message}");
+        }
+        // Only the elements that compete count.
+        assert!(reduced(ReduceKind::Sum, Program::identity(), &[1 << 33]).is_ok());
+    }
+
+    #[test]
+    fn an_index_that_a_word_does_not_hold_is_an_error() {
+        use starling_ops::program::Op;
+        let indexed = || {
+            Program::build(|b| {
+                let (x, index) = (b.put(Op::Input(0), &[]), b.put(Op::Index, &[]));
+                let index = b.put(Op::ToReal, &[index]);
+                vec![b.put(Op::Add, &[x, index])]
+            })
+        };
+        assert!(reduced(ReduceKind::Sum, indexed(), &[1 << 32]).is_ok());
+        for shape in [&[(1 << 32) + 1][..], &[1 << 16, 1 << 17]] {
+            let message = reduced(ReduceKind::Sum, indexed(), shape).unwrap_err().to_string();
+            assert!(message.contains("2^32"), "{message}");
+        }
     }
 }
