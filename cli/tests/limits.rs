@@ -125,29 +125,55 @@ fn numbers_at_the_edge() {
     assert_eq!(short_train(&run, &["--steps", "1"]).status.code(), Some(0));
     let mut command = starling(&["generate", "--prompt", "a", "--temperature", "-inf", "--run"]);
     user_error(command.arg(&run), &["temperature is -inf"]);
-    // The epsilon's like: weights that are no numbers.
-    let model = run.join("model.safetensors");
-    let whole = std::fs::read(&model).unwrap();
-    for number in [f32::NAN, f32::INFINITY] {
-        let header = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
-        let text = String::from_utf8(whole[8..8 + header].to_vec()).unwrap();
-        let at = text.find("\"__metadata__\":").unwrap();
-        let end = text[at..].find('}').unwrap() + at + 2;
-        let text = format!("{}{}", &text[..at], &text[end..]);
-        let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
-        bytes.extend(text.as_bytes());
-        bytes.extend(&whole[8 + header..]);
-        // Without any checksum the file is one from elsewhere.
-        std::fs::write(&model, &bytes).unwrap();
-        let mut generate = starling(&["generate", "--prompt", "a", "--tokens", "1", "--run"]);
-        let out = generate.arg(&run).output().unwrap();
-        assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
-        let last = bytes.len() - 4;
-        bytes[last..].copy_from_slice(&number.to_le_bytes());
-        std::fs::write(&model, &bytes).unwrap();
-        let text = text_file(dir.path(), "text", b"some text");
+}
+
+/// The content of a model file, without its checksum, with the last of its numbers changed.
+fn as_from_elsewhere(whole: &[u8], count: usize, number: f32) -> Vec<u8> {
+    let header = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let text = std::str::from_utf8(&whole[8..8 + header]).unwrap();
+    let at = text.find("\"__metadata__\":").unwrap();
+    let end = text[at..].find('}').unwrap() + at + 2;
+    let text = format!("{}{}", &text[..at], &text[end..]);
+    let mut data = whole[8 + header..].to_vec();
+    let from = data.len().saturating_sub(4 * count);
+    for word in data[from..].chunks_exact_mut(4) {
+        word.copy_from_slice(&number.to_le_bytes());
+    }
+    [&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &data].concat()
+}
+
+#[test]
+fn models_that_cannot_be_computed_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    assert_eq!(short_train(&run, &["--steps", "1"]).status.code(), Some(0));
+    let text = text_file(dir.path(), "text", b"some text");
+    let eval = || {
         let mut eval = starling(&["eval", "--json", "--text"]);
-        user_error(eval.arg(&text).arg("--run").arg(&run), &["model.safetensors", "finite"]);
+        eval.arg(&text).arg("--run").arg(&run);
+        eval
+    };
+    let path = run.join("model.safetensors");
+    let whole = std::fs::read(&path).unwrap();
+    let put = |count: usize, number: f32| {
+        std::fs::write(&path, as_from_elsewhere(&whole, count, number)).unwrap();
+    };
+    put(0, 0.0);
+    assert_eq!(eval().output().unwrap().status.code(), Some(0), "without a checksum: foreign");
+    for number in [f32::NAN, f32::INFINITY] {
+        put(1, number);
+        user_error(&mut eval(), &["model.safetensors", "finite"]);
+    }
+    // Finite numbers whose products are not.
+    put(usize::MAX / 4, 3e38);
+    let generate = ["generate", "--prompt", "a", "--tokens", "1", "--run"];
+    let mut generate = starling(&generate);
+    for (command, word) in [(&mut eval(), "loss"), (generate.arg(&run), "logits")] {
+        let out = command.output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(1), "{said}");
+        assert!(said.starts_with("error: ") && said.contains(word), "{said}");
+        assert!(out.stdout.is_empty(), "{}", String::from_utf8_lossy(&out.stdout));
     }
 }
 

@@ -84,10 +84,12 @@ struct Work {
 }
 
 impl Bench {
-    /// Refuses operands and results of f32 that do not fit into the device's memory.
+    /// Refuses operands and results of f32 that do not fit into the device's memory, together
+    /// with the host's copy of the largest of them.
     fn check_memory(&self, shapes: &[&[usize]]) -> Result<()> {
-        let elements =
-            shapes.iter().fold(0, |all: memory::Bytes, s| all.saturating_add(memory::product(s)));
+        let sizes = || shapes.iter().map(|shape| memory::product(shape));
+        let copy = sizes().max().unwrap_or(0);
+        let elements = sizes().fold(copy, memory::Bytes::saturating_add);
         let bytes = elements.saturating_mul(size_of::<f32>() as memory::Bytes);
         memory::check(&self.device, "a measurement of this size", bytes)
     }

@@ -83,7 +83,7 @@ fn sink(file: File) -> Box<dyn Sink> {
 impl FileSystem for Disk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn Sink>> {
         match std::fs::remove_file(path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => OpenOptions::new().write(true).create_new(true).open(path).map(sink),
         }
     }
