@@ -6,6 +6,7 @@
 mod golden;
 mod manifest;
 mod source;
+mod tensor;
 mod text;
 
 pub use manifest::{crates, layers};
@@ -41,6 +42,7 @@ const RULES: &[(&str, Rule)] = &[
     ("std::arch", source::arch_places),
     ("constants", source::constants),
     ("golden rows", golden::rows),
+    ("tensor methods", tensor::methods),
 ];
 
 /// Checks every rule on the files that git tracks or would add.

@@ -27,7 +27,7 @@ const SHARED_CONSTANTS: &[(&str, &str)] =
 
 /// `text` with comments and the contents of strings and characters made blank; every line keeps
 /// its number and length.
-fn code(text: &str) -> String {
+pub fn code(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
