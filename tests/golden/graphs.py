@@ -245,7 +245,7 @@ def define():
     op("to_dtype", ROUND, cast, "to")
     op("cat", EXACT, lambda *x, axis: torch.cat(x, axis))
     op("stack", EXACT, lambda *x, axis: torch.stack(x, axis))
-    op("split", EXACT, lambda x, axis, sizes: list(x.split(sizes, axis)))
+    op("split", EXACT, lambda x, axis, lengths: list(x.split(lengths, axis)))
     op("chunk", EXACT, lambda x, axis, parts: list(x.chunk(parts, axis)))
     op("unbind", EXACT, lambda x, axis: list(x.unbind(axis)))
 
@@ -271,6 +271,7 @@ def define():
     op("ones", EXACT, lambda shape, dtype: torch.ones(shape).to(kind_of(dtype)))
     op("zeros_like", EXACT, lambda x: torch.zeros_like(x.detach()))
     op("arange", EXACT, lambda n: torch.arange(n).double())
+    op("to_device", EXACT, lambda x: x.clone(), "to")
     op("detach", EXACT, lambda x: x.detach())
 
 

@@ -33,14 +33,8 @@ def case(method, title, inputs, options=None, steps=None, outputs=None, special=
 
 
 def results(step):
-    name, _, *options = step
-    if name in ACTIONS:
-        return int(name == "grad")
-    counts = {"split": "sizes", "chunk": "parts"}
-    if name in counts:
-        x = options[0][counts[name]]
-        return x if isinstance(x, int) else len(x)
-    return options[0].pop("results") if name == "unbind" else 1
+    """How many nodes a step adds, for those that need no look at shapes."""
+    return int(step[0] == "grad") if step[0] in ACTIONS else 1
 
 
 def drawn(title):
@@ -402,8 +396,26 @@ def gradients():
     case("apply", "two values", [x], {"definition": "clamp", "values": [-0.25, 0.5]})
 
 
+def parts():
+    t = drawn("parts")
+    turn = [["transpose", [0], {"a": 0, "b": 1}]]
+    for method, options, count in [
+        ("split", {"axis": 0, "lengths": [1, 3]}, 2), ("split", {"axis": 1, "lengths": [2, 0, 1]}, 3),
+        ("chunk", {"axis": 0, "parts": 3}, 2), ("chunk", {"axis": 1, "parts": 2}, 2),
+        ("unbind", {"axis": 0}, 4), ("unbind", {"axis": 1}, 3),
+    ]:  # fmt: skip
+        title = ", ".join(f"{k} {v}" for k, v in options.items())
+        every = list(range(1, count + 1))
+        case(method, title, [t(4, 3)], steps=[[method, [0], options]], outputs=every)
+        # One part is left out: its gradient is zeros.
+        steps = [*turn, [method, [1], options], ["sqr", [2]], ["sum_all", [count + 2]]]
+        turned = t(3, 4)
+        case(method, f"{title}, one part of a transposed view", [turned], steps=steps, outputs=[count + 3])
+    case("to_device", "there and back", [t(2, 3)], steps=[["sqr", [0]], ["to_device", [1]], ["exp", [2]]])
+
+
 def main():
-    for section in (elementwises, reductions, views, rows, indices, products, attentions, makers, writes, gradients):
+    for section in (elementwises, reductions, views, rows, indices, products, attentions, makers, writes, gradients, parts):
         section()
     version = torch.__version__.split("+")[0]
     text = f'{{"torch": "{version}",\n "cases": [\n' + ",\n".join(map(line, CASES)) + "\n]}\n"

@@ -233,7 +233,7 @@ impl Graph {
     /// Whether the steps move nothing between host and device, so that they can be captured.
     pub fn capturable(&self) -> bool {
         let names = self.list("steps").iter().map(|s| s[0].as_str().unwrap_or(""));
-        !names.into_iter().any(|n| ["copy_from_slice", "arange", "look"].contains(&n))
+        !names.into_iter().any(|n| ["copy_from_slice", "arange", "look", "to_device"].contains(&n))
     }
 
     /// Whether a value may be f16 or bf16.

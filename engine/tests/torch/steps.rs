@@ -3,7 +3,8 @@
 
 use super::{Run, dtype, number, overwrite, usizes};
 use serde_json::Value;
-use starling_engine::{AttentionOptions, Definition, Result, Tensor, WeightLayout};
+use starling_engine::{AttentionOptions, Definition, Device, Result, Tensor, WeightLayout};
+use std::sync::Arc;
 
 /// A step's options by name.
 struct Options<'a>(&'a Value);
@@ -66,8 +67,13 @@ impl Run<'_> {
         if self.act(name, &at, &options)? {
             return Ok(());
         }
-        let result = self.operation(name, &x, &options)?;
-        self.nodes.push(result);
+        let results = match name {
+            "split" => x[0].split(options.size("axis"), &options.sizes("lengths"))?,
+            "chunk" => x[0].chunk(options.size("axis"), options.size("parts"))?,
+            "unbind" => x[0].unbind(options.size("axis"))?,
+            _ => vec![self.operation(name, &x, &options)?],
+        };
+        self.nodes.extend(results);
         Ok(())
     }
 
@@ -122,6 +128,10 @@ impl Run<'_> {
             "zeros_like" => x[0].zeros_like(),
             "arange" => Tensor::arange(d, o.size("n")),
             "detach" => Ok(x[0].detach()),
+            "to_device" => {
+                let other = Arc::new(starling_reference::ReferenceBackend::new());
+                x[0].to_device(&Device::from_backend(other)?)?.to_device(d)
+            }
             "gather" => x[0].gather(o.size("axis"), x[1]),
             "embedding" => x[0].embedding(x[1]),
             "scatter_add" => x[0].scatter_add(o.size("axis"), x[1], x[2]),

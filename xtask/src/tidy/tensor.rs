@@ -17,6 +17,7 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("dtype", "tells about the tensor; every case reads its results by it"),
     ("device", "a handle"),
     ("download", "`to_vec` awaits it, and every case calls that"),
+    ("copy_to", "`to_device` awaits it"),
     ("to_vec", "how every case reads its results"),
     ("item", "`to_vec` of one element; engine/tests/gradients.rs calls it"),
     ("rand", "drawn: the numbers are compared in ops/src/philox.rs"),
