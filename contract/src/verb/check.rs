@@ -384,7 +384,7 @@ mod tests {
         let position = |shape: &[usize]| reduced(ReduceKind::ArgMax, Program::identity(), shape);
         assert!(position(&[1 << 31]).is_ok());
         assert!(position(&[1 << 16, 1 << 15]).is_ok());
-        for shape in [&[(1 << 31) + 1][..], &[1 << 16, 1 << 16], &[1 << 40, 1 << 40]] {
+        for shape in [&[(1 << 31) + 1][..], &[1 << 16, 1 << 16]] {
             let message = position(shape).unwrap_err().to_string();
             assert!(message.contains("2^31"), "{message}");
         }
