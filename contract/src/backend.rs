@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::identity::DeviceId;
 use crate::layout::{Storage, View};
 use crate::maybe::{MaybeSend, MaybeSync};
-use crate::verb::Verb;
+use crate::verb::{Checked, Verb};
 use std::any::Any;
 use std::future::Future;
 use std::pin::Pin;
@@ -102,11 +102,12 @@ impl Event for Passed {}
 
 /// An in-order queue of verbs.
 pub trait Stream: MaybeSend + MaybeSync {
-    /// Enqueues a verb that [`Verb::check`] accepted and [`Backend::supports`] calls native.
+    /// Enqueues a verb that [`Backend::supports`] calls native.
     ///
     /// # Errors
-    /// [`crate::Error::Unsupported`] for a verb that is not native; what the device reports.
-    fn submit(&self, verb: &Verb) -> Result<()>;
+    /// [`crate::Error::Unsupported`] for a verb that is not native; [`crate::Error::Devices`] for
+    /// operands on another device; what the device reports.
+    fn submit(&self, verb: &Checked) -> Result<()>;
     /// Copies host bytes to the elements of a contiguous view.
     ///
     /// # Errors
@@ -142,7 +143,7 @@ pub trait Stream: MaybeSend + MaybeSync {
     ///
     /// # Errors
     /// What the device reports.
-    fn compile(&self, verbs: Vec<Verb>) -> Result<Box<dyn Replay>> {
+    fn compile(&self, verbs: Vec<Checked>) -> Result<Box<dyn Replay>> {
         Ok(Box::new(ListReplay(verbs)))
     }
 }
@@ -163,7 +164,7 @@ pub trait Replay: MaybeSend + MaybeSync {
 }
 
 /// The replay of backends that have nothing better: the verbs one after another.
-pub struct ListReplay(pub Vec<Verb>);
+pub struct ListReplay(pub Vec<Checked>);
 
 impl Replay for ListReplay {
     fn run(&self, stream: &dyn Stream) -> Result<()> {

@@ -1,14 +1,29 @@
 //! Where the elements of a tensor lie.
 
+use crate::error::{Error, Result};
 use crate::identity::DeviceId;
 use crate::maybe::{MaybeSend, MaybeSync};
 use starling_ops::DType;
 use std::any::Any;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The most axes that a view can have.
 pub const MAX_RANK: usize = 8;
+
+/// A size as a distance, the largest there is where it has none.
+fn signed(n: usize) -> isize {
+    isize::try_from(n).unwrap_or(isize::MAX)
+}
+
+/// The elements of a shape, `usize::MAX` where there are more.
+fn count(shape: &[usize]) -> usize {
+    if shape.contains(&0) {
+        return 0;
+    }
+    shape.iter().fold(1, |all: usize, &n| all.saturating_mul(n))
+}
 
 /// Shape, strides and offset, all in elements. Element `(i0, i1, ..)` lies at
 /// `offset + i0 * strides[0] + i1 * strides[1] + ..`; a stride of 0 repeats, a negative one runs
@@ -31,7 +46,7 @@ impl Layout {
         let mut step = 1isize;
         for (s, &n) in strides[..shape.len()].iter_mut().zip(shape).rev() {
             *s = step;
-            step *= n.max(1) as isize;
+            step = step.saturating_mul(signed(n.max(1)));
         }
         Self::new(shape, &strides[..shape.len()], 0)
     }
@@ -69,14 +84,15 @@ impl Layout {
         self.offset
     }
 
-    /// Number of elements; 1 for rank 0.
+    /// Number of elements; 1 for rank 0. `usize::MAX` when there are more, which no check lets
+    /// pass.
     pub fn len(&self) -> usize {
-        self.shape().iter().product()
+        count(self.shape())
     }
 
     /// True when there is no element.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.shape().contains(&0)
     }
 
     /// True when the elements follow each other in row-major order without gaps.
@@ -86,23 +102,24 @@ impl Layout {
             if n != 1 && s != step {
                 return self.is_empty();
             }
-            step *= n as isize;
+            step = step.saturating_mul(signed(n));
         }
         true
     }
 
     /// The lowest and the highest position that an element has; `None` when there is no element.
+    /// What lies beyond `isize` is held near its ends, on its own side of every storage.
     pub fn extent(&self) -> Option<(isize, isize)> {
         if self.is_empty() {
             return None;
         }
-        let (mut low, mut high) = (self.offset as isize, self.offset as isize);
+        let (mut low, mut high) = (signed(self.offset), signed(self.offset));
         for (&n, &s) in self.shape().iter().zip(self.strides()) {
-            let reach = (n as isize - 1) * s;
+            let reach = signed(n - 1).saturating_mul(s);
             if reach < 0 {
-                low += reach;
+                low = low.saturating_add(reach);
             } else {
-                high += reach;
+                high = high.saturating_add(reach);
             }
         }
         Some((low, high))
@@ -118,12 +135,12 @@ impl Layout {
             .map(|(&n, &s)| (s.unsigned_abs(), n))
             .collect();
         axes.sort_unstable();
-        let mut reach = 0;
+        let mut reach = 0usize;
         for (stride, n) in axes {
             if stride <= reach {
                 return true;
             }
-            reach += stride * (n - 1);
+            reach = reach.saturating_add(stride.saturating_mul(n - 1));
         }
         false
     }
@@ -131,19 +148,20 @@ impl Layout {
     /// The positions modulo `period`, as a range, when every axis either steps by multiples of
     /// `period` or stays within one: columns of a matrix whose rows are `period` apart.
     fn columns(&self, period: usize) -> Option<(usize, usize)> {
-        let (mut low, mut reach) = (self.offset as isize, 0);
+        let (mut low, mut reach) = (signed(self.offset), 0usize);
         for (&n, &s) in self.shape().iter().zip(self.strides()).filter(|&(&n, _)| n > 1) {
             if s.unsigned_abs() >= period {
                 if !s.unsigned_abs().is_multiple_of(period) {
                     return None;
                 }
             } else {
-                reach += (n - 1) * s.unsigned_abs();
-                low += s.min(0) * (n as isize - 1);
+                reach = reach.saturating_add((n - 1).saturating_mul(s.unsigned_abs()));
+                low = low.saturating_add(s.min(0).saturating_mul(signed(n - 1)));
             }
         }
-        let first = low.rem_euclid(period as isize) as usize;
-        (first + reach < period).then_some((first, first + reach))
+        let first = low.rem_euclid(signed(period)) as usize;
+        let last = first.saturating_add(reach);
+        (last < period).then_some((first, last))
     }
 
     /// True when the two layouts of one storage are columns side by side, as the parts of a packed
@@ -185,7 +203,7 @@ impl Layout {
     /// The same elements under another shape without moving them; `None` where the strides do not
     /// allow it.
     pub fn reshape(&self, shape: &[usize]) -> Option<Self> {
-        if shape.len() > MAX_RANK || shape.iter().product::<usize>() != self.len() {
+        if shape.len() > MAX_RANK || count(shape) != self.len() {
             return None;
         }
         if self.is_empty() {
@@ -195,7 +213,9 @@ impl Layout {
         let mut runs: Vec<(usize, isize)> = Vec::new();
         for (&n, &s) in self.shape().iter().zip(self.strides()).filter(|&(&n, _)| n != 1) {
             match runs.last_mut() {
-                Some((len, stride)) if *stride == s * n as isize => (*len, *stride) = (*len * n, s),
+                Some((len, stride)) if *stride == s.saturating_mul(signed(n)) => {
+                    (*len, *stride) = (len.saturating_mul(n), s);
+                }
                 _ => runs.push((n, s)),
             }
         }
@@ -210,7 +230,11 @@ impl Layout {
                 return None;
             }
             strides[axis] = stride;
-            run = if left == n { runs.pop() } else { Some((left / n, stride * n as isize)) };
+            run = if left == n {
+                runs.pop()
+            } else {
+                Some((left / n, stride.saturating_mul(signed(n))))
+            };
         }
         Some(Self::new(shape, &strides[..shape.len()], self.offset))
     }
@@ -221,9 +245,10 @@ impl Layout {
         let mut out = *self;
         out.shape[axis] = len;
         if len > 0 {
-            out.offset = (self.offset as isize + start as isize * self.strides[axis]) as usize;
+            let by = signed(start).saturating_mul(self.strides[axis]);
+            out.offset = self.offset.saturating_add_signed(by);
         }
-        out.strides[axis] = self.strides[axis] * step;
+        out.strides[axis] = self.strides[axis].saturating_mul(step);
         out
     }
 
@@ -231,7 +256,7 @@ impl Layout {
     pub fn position(&self, mut index: usize) -> usize {
         let mut at = self.offset as isize;
         for (&n, &s) in self.shape().iter().zip(self.strides()).rev() {
-            at += (index % n) as isize * s;
+            at = at.wrapping_add(((index % n) as isize).wrapping_mul(s));
             index /= n;
         }
         at as usize
@@ -246,11 +271,11 @@ impl Layout {
             let here = at as usize;
             for axis in (0..layout.rank()).rev() {
                 index[axis] += 1;
-                at += layout.strides[axis];
+                at = at.wrapping_add(layout.strides[axis]);
                 if index[axis] < layout.shape[axis] {
                     break;
                 }
-                at -= index[axis] as isize * layout.strides[axis];
+                at = at.wrapping_sub((index[axis] as isize).wrapping_mul(layout.strides[axis]));
                 index[axis] = 0;
             }
             here
@@ -324,6 +349,36 @@ impl View {
         self.layout.is_empty()
     }
 
+    /// Bytes of its elements, each counted once for every time that it repeats; `usize::MAX` when
+    /// there are more.
+    pub fn bytes(&self) -> usize {
+        self.len().saturating_mul(self.dtype.size())
+    }
+
+    /// Where a transfer of `len` bytes finds them in the storage.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless the view is contiguous, of that many bytes, and within its storage.
+    pub fn contiguous_range(&self, op: &'static str, len: usize) -> Result<Range<usize>> {
+        if !self.layout.is_contiguous() || self.bytes() != len {
+            let message = format!(
+                "{len} bytes for {self:?}: it must be contiguous and of that size, and has {}",
+                self.bytes()
+            );
+            return Err(Error::shape(op, message));
+        }
+        // A view without elements may begin anywhere, also behind the end.
+        if len == 0 {
+            return Ok(0..0);
+        }
+        let start = self.layout.offset().checked_mul(self.dtype.size());
+        let range = start.and_then(|start| Some(start..start.checked_add(len)?));
+        let whole = self.storage.bytes();
+        range.filter(|range| range.end <= whole).ok_or_else(|| {
+            Error::shape(op, format!("{self:?} reaches outside its storage of {whole} bytes"))
+        })
+    }
+
     /// True when both views are of one storage object.
     pub fn same_storage(&self, other: &View) -> bool {
         std::ptr::addr_eq(Arc::as_ptr(&self.storage), Arc::as_ptr(&other.storage))
@@ -335,8 +390,11 @@ impl View {
         let (Some(a), Some(b)) = (self.layout.extent(), other.layout.extent()) else {
             return false;
         };
-        let bytes =
-            |e: (isize, isize), d: DType| (e.0 * d.size() as isize, (e.1 + 1) * d.size() as isize);
+        // Wide enough for any extent in bytes.
+        let bytes = |(low, high): (isize, isize), dtype: DType| {
+            let size = dtype.size() as i128;
+            (low as i128 * size, (high as i128 + 1) * size)
+        };
         let (a, b) = (bytes(a, self.dtype), bytes(b, other.dtype));
         let overlap = self.same_storage(other) && a.0 < b.1 && b.0 < a.1;
         let one_size = self.dtype.size() == other.dtype.size();

@@ -33,7 +33,8 @@ pub use pool::{Buffer, Capture, Pool, PoolStats};
 pub use starling_ops::program::Immediates;
 pub use starling_ops::{DType, Program};
 pub use verb::{
-    Attention, AttentionBackward, BlockMask, Copy, CrossEntropy, CrossEntropyBackward, Epilogue,
-    Fill, Gather, Gemm, Lengths, Map, Norm, NormBackward, NormKind, Reduce, ReduceKind, ScatterAdd,
-    Score, Sequence, Sight, Softmax, SoftmaxBackward, Verb, WeightDropout,
+    Attention, AttentionBackward, BlockMask, Checked, CheckedRef, Copy, CrossEntropy,
+    CrossEntropyBackward, Epilogue, Fill, Gather, Gemm, Kind, Lengths, Map, Norm, NormBackward,
+    NormKind, Reduce, ReduceKind, ScatterAdd, Score, Sequence, Sight, Softmax, SoftmaxBackward,
+    Verb, WeightDropout,
 };

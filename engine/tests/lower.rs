@@ -2,8 +2,8 @@
 
 use starling_conformance::{Case, Tier, Verdict, cases, run, spoiled_attention};
 use starling_contract::{
-    Backend, Capabilities, DType, DeviceId, Download, Epilogue, Gemm, Layout, Pending, Program,
-    Result, Storage, Stream, Support, Verb, View,
+    Backend, Capabilities, Checked, DType, DeviceId, Download, Epilogue, Gemm, Layout, Pending,
+    Program, Result, Storage, Stream, Support, Verb, View,
 };
 use starling_engine::{Device, Tensor};
 use starling_reference::ReferenceBackend;
@@ -68,7 +68,7 @@ impl Backend for Minimal {
 struct BasicStream(Box<dyn Stream>);
 
 impl Stream for BasicStream {
-    fn submit(&self, verb: &Verb) -> Result<()> {
+    fn submit(&self, verb: &Checked) -> Result<()> {
         assert!(basic(verb), "{} reached the backend", verb.name());
         self.0.submit(verb)
     }

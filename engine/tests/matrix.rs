@@ -136,7 +136,7 @@ fn table(backend: &dyn Backend) -> String {
         for column in &columns {
             let verb = &column[row].1;
             let word = match backend.supports(verb) {
-                _ if verb.check().is_err() => "",
+                _ if verb.clone().check().is_err() => "",
                 Support::Native => "native",
                 Support::Composed => "composed",
                 Support::No => "no",

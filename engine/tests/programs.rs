@@ -1,8 +1,8 @@
 //! Programs: what users pass as numbers is no part of them.
 
 use starling_contract::{
-    Backend, Capabilities, DeviceId, Download, Pending, Result as ContractResult, Storage, Stream,
-    Support, Verb, View,
+    Backend, Capabilities, Checked, DeviceId, Download, Pending, Result as ContractResult, Storage,
+    Stream, Support, Verb, View,
 };
 use starling_engine::{Device, Result, Tensor};
 use starling_reference::ReferenceBackend;
@@ -38,8 +38,8 @@ impl Backend for Spy {
 struct SpyStream(Box<dyn Stream>, Programs);
 
 impl Stream for SpyStream {
-    fn submit(&self, verb: &Verb) -> ContractResult<()> {
-        let program = match verb {
+    fn submit(&self, verb: &Checked) -> ContractResult<()> {
+        let program = match &**verb {
             Verb::Map(v) => Some(&v.program),
             Verb::Reduce(v) => Some(&v.program),
             _ => None,

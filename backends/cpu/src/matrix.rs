@@ -3,7 +3,7 @@
 use crate::host::NAME;
 use crate::map::is_elementwise;
 use starling_contract::{
-    Attention, AttentionBackward, DType, Error, Gemm, HostStorage, Layout, Result, View,
+    Attention, AttentionBackward, CheckedRef, DType, Error, Gemm, HostStorage, Layout, Result, View,
 };
 use starling_kernels_cpu::Isa;
 use starling_kernels_cpu::attention::{self, Mask, Tensor};
@@ -81,7 +81,7 @@ thread_local! {
     static OFFSETS: Cell<Vec<isize>> = const { Cell::new(Vec::new()) };
 }
 
-pub(crate) fn gemm(isa: Isa, v: &Gemm) -> Result<()> {
+pub(crate) fn gemm(isa: Isa, v: CheckedRef<'_, Gemm>) -> Result<()> {
     let first = |view: &View| -> Result<*mut f32> {
         Ok(start("gemm", view)?.wrapping_add(view.layout.offset()))
     };
@@ -143,17 +143,17 @@ fn unpack(op: &'static str, v: &Attention) -> Result<attention::Forward> {
     })
 }
 
-pub(crate) fn attention(isa: Isa, v: &Attention) -> Result<()> {
-    let call = unpack("attention", v)?;
+pub(crate) fn attention(isa: Isa, v: CheckedRef<'_, Attention>) -> Result<()> {
+    let call = unpack("attention", &v)?;
     // SAFETY: the verb's check found shapes that fit, every view inside its storage and the outputs
     // apart from everything; the stream's order keeps other verbs away.
     unsafe { attention::forward(isa, &call) };
     Ok(())
 }
 
-pub(crate) fn attention_backward(isa: Isa, v: &AttentionBackward) -> Result<()> {
+pub(crate) fn attention_backward(isa: Isa, v: CheckedRef<'_, AttentionBackward>) -> Result<()> {
     let op = "attention_backward";
-    let needed = attention_workspace_bytes(v);
+    let needed = attention_workspace_bytes(&v);
     let workspace = match &v.workspace {
         _ if needed == 0 => std::ptr::null_mut(),
         Some(w) if w.layout.is_contiguous() && w.len() * w.dtype.size() >= needed => {

@@ -3,7 +3,8 @@
 use crate::{index, map, matrix, rows};
 use rayon::ThreadPool;
 use starling_contract::{
-    Download, Error, HostStorage, Pending, Result, Storage, Stream, Support, Verb, View,
+    Checked, DeviceId, Download, Error, HostStorage, Kind, Pending, Result, Stream, Support, Verb,
+    View,
 };
 use starling_kernels_cpu::Isa;
 use std::sync::Arc;
@@ -58,29 +59,29 @@ pub(crate) fn workspace_bytes(verb: &Verb) -> usize {
 }
 
 /// Hands the verb to its kernels, which turn away what [`supports`] calls no.
-fn run(isa: Isa, verb: &Verb) -> Result<()> {
-    match verb {
-        Verb::Map(v) => map::map(isa, v),
-        Verb::Reduce(v) => map::reduce(isa, v),
-        Verb::Gemm(v) => matrix::gemm(isa, v),
-        Verb::Attention(v) => matrix::attention(isa, v),
-        Verb::AttentionBackward(v) => matrix::attention_backward(isa, v),
-        Verb::Softmax(v) => rows::softmax(isa, v),
-        Verb::SoftmaxBackward(v) => rows::softmax_backward(isa, v),
-        Verb::Norm(v) => rows::norm(isa, v),
-        Verb::NormBackward(v) => rows::norm_backward(isa, v),
-        Verb::CrossEntropy(v) => rows::cross_entropy(isa, v),
-        Verb::CrossEntropyBackward(v) => rows::cross_entropy_backward(isa, v),
-        Verb::Gather(v) => index::gather(isa, v),
-        Verb::ScatterAdd(v) => index::scatter_add(isa, v),
-        Verb::Copy(v) => index::copy(isa, v),
-        Verb::Fill(v) => index::fill(isa, v),
+fn run(isa: Isa, verb: &Checked) -> Result<()> {
+    match verb.kind() {
+        Kind::Map(v) => map::map(isa, v),
+        Kind::Reduce(v) => map::reduce(isa, v),
+        Kind::Gemm(v) => matrix::gemm(isa, v),
+        Kind::Attention(v) => matrix::attention(isa, v),
+        Kind::AttentionBackward(v) => matrix::attention_backward(isa, v),
+        Kind::Softmax(v) => rows::softmax(isa, v),
+        Kind::SoftmaxBackward(v) => rows::softmax_backward(isa, v),
+        Kind::Norm(v) => rows::norm(isa, v),
+        Kind::NormBackward(v) => rows::norm_backward(isa, v),
+        Kind::CrossEntropy(v) => rows::cross_entropy(isa, v),
+        Kind::CrossEntropyBackward(v) => rows::cross_entropy_backward(isa, v),
+        Kind::Gather(v) => index::gather(isa, v),
+        Kind::ScatterAdd(v) => index::scatter_add(isa, v),
+        Kind::Copy(v) => index::copy(isa, v),
+        Kind::Fill(v) => index::fill(isa, v),
     }
 }
 
 impl Stream for CpuStream {
-    fn submit(&self, verb: &Verb) -> Result<()> {
-        debug_assert!(verb.check().is_ok(), "{:?}", verb.check());
+    fn submit(&self, verb: &Checked) -> Result<()> {
+        verb.must_be_on(DeviceId::host())?;
         match &self.pool {
             Some(pool) => pool.install(|| run(self.isa, verb)),
             None => run(self.isa, verb),
@@ -112,18 +113,9 @@ impl Stream for CpuStream {
 
 /// The first byte of a contiguous view that has `len` bytes and lies inside its storage.
 fn contiguous_bytes(op: &'static str, view: &View, len: usize) -> Result<*mut u8> {
-    let size = view.dtype.size();
-    let bytes = view.len() * size;
-    let start = view.layout.offset() * size;
-    if bytes != len || !view.layout.is_contiguous() {
-        return Err(Error::shape(op, format!("{len} bytes for {view:?}, a view of {bytes} bytes")));
-    }
-    let Some(storage) = view.storage.downcast_ref::<HostStorage>() else {
-        return Err(Error::shape(op, "the view is not in this device's memory"));
-    };
-    if start + bytes > storage.bytes() && bytes > 0 {
-        let message = format!("{view:?} reaches outside its storage of {} bytes", storage.bytes());
-        return Err(Error::shape(op, message));
-    }
-    Ok(storage.pointer().wrapping_add(start))
+    let (device, found) = (DeviceId::host(), view.device());
+    let storage = view.storage.downcast_ref::<HostStorage>().filter(|_| found == device);
+    let storage = storage.ok_or(Error::Devices { op, device, found })?;
+    let range = view.contiguous_range(op, len)?;
+    Ok(storage.pointer().wrapping_add(range.start))
 }

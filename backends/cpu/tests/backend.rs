@@ -1,6 +1,9 @@
 //! The device itself: how it is made, and what it says when it is used wrongly.
 
-use starling_contract::{Backend, Copy, DType, Error, Gemm, Softmax, Support, Verb, View};
+use starling_contract::{
+    Backend, Copy, DType, DeviceId, Error, Fill, Gemm, HostStorage, Layout, Softmax, Support, Verb,
+    View,
+};
 use starling_cpu::{CpuBackend, Isa};
 
 fn view(backend: &CpuBackend, dtype: DType, shape: &[usize]) -> View {
@@ -60,9 +63,43 @@ fn a_dtype_that_is_not_computed_on_is_a_typed_error() {
     ];
     for verb in verbs {
         assert_eq!(backend.supports(&verb), Support::No);
+        let verb = verb.check().unwrap();
         assert!(matches!(stream.submit(&verb), Err(Error::Unsupported { dtype: DType::F16, .. })));
     }
     let cast: Verb = Copy { src: x, dst: view(&backend, DType::F32, &[4, 4]) }.into();
     assert_eq!(backend.supports(&cast), Support::Native);
-    stream.submit(&cast).unwrap();
+    stream.submit(&cast.check().unwrap()).unwrap();
+}
+
+#[test]
+fn memory_of_another_device_is_refused_by_the_stream() {
+    let backend = CpuBackend::new(Isa::best(), None).unwrap();
+    let stream = backend.stream().unwrap();
+    let elsewhere = HostStorage::on(DeviceId::named("elsewhere"), 16).unwrap();
+    let x = View::contiguous(elsewhere, DType::F32, &[4]);
+    let is_refused = |error: Error| {
+        let text = error.to_string();
+        assert!(matches!(error, Error::Devices { .. }) && text.contains("elsewhere"), "{text}");
+    };
+    let fill = Verb::from(Fill { dst: x.clone(), value: 1.0 }).check().unwrap();
+    is_refused(stream.submit(&fill).unwrap_err());
+    is_refused(stream.upload(&[0; 16], &x).unwrap_err());
+    is_refused(pollster::block_on(stream.download(&x, &mut [0; 16])).unwrap_err());
+    // Another opening of the processor is the same device.
+    let other = CpuBackend::new(Isa::best(), Some(1)).unwrap();
+    let y = view(&other, DType::F32, &[4]);
+    stream.submit(&Verb::from(Fill { dst: y, value: 1.0 }).check().unwrap()).unwrap();
+}
+
+#[test]
+fn transfers_outside_a_storage_are_refused() {
+    let backend = CpuBackend::new(Isa::best(), None).unwrap();
+    let stream = backend.stream().unwrap();
+    let x = view(&backend, DType::F32, &[4]);
+    for offset in [1, usize::MAX, usize::MAX / 4 + 1, 1 << 62] {
+        let x = x.with(Layout::new(&[4], &[1], offset));
+        assert!(matches!(stream.upload(&[0; 16], &x), Err(Error::Shape { .. })), "{offset}");
+        let back = pollster::block_on(stream.download(&x, &mut [0; 16]));
+        assert!(matches!(back, Err(Error::Shape { .. })), "{offset}");
+    }
 }

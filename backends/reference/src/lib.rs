@@ -13,8 +13,8 @@ mod rows;
 pub use map::group;
 
 use starling_contract::{
-    Backend, Capabilities, DeviceId, Download, Error, HostStorage, Pending, Result, Storage,
-    Stream, Support, Verb, View,
+    Backend, Capabilities, Checked, DeviceId, Download, Error, HostStorage, Pending, Result,
+    Storage, Stream, Support, Verb, View,
 };
 use std::sync::Arc;
 
@@ -34,8 +34,11 @@ pub fn outputs(verb: &Verb) -> Vec<&View> {
 /// # Errors
 /// What [`Verb::check`] finds; [`Error::Index`] for an index outside its table.
 pub fn evaluate(verb: &Verb) -> Result<Vec<Vec<f64>>> {
-    verb.check()?;
-    match verb {
+    evaluate_checked(&verb.clone().check()?)
+}
+
+fn evaluate_checked(verb: &Checked) -> Result<Vec<Vec<f64>>> {
+    match &**verb {
         Verb::Map(v) => map::map(v),
         Verb::Reduce(v) => map::reduce(v),
         Verb::Gemm(v) => matmul::gemm(v),
@@ -59,7 +62,10 @@ pub fn evaluate(verb: &Verb) -> Result<Vec<Vec<f64>>> {
 /// # Errors
 /// As [`evaluate`].
 pub fn execute(verb: &Verb) -> Result<()> {
-    let results = evaluate(verb)?;
+    store(verb, evaluate(verb)?)
+}
+
+fn store(verb: &Verb, results: Vec<Vec<f64>>) -> Result<()> {
     outputs(verb).into_iter().zip(&results).try_for_each(|(view, x)| memory::write(view, x))
 }
 
@@ -113,20 +119,21 @@ impl Backend for ReferenceBackend {
     }
 
     fn stream(&self) -> Result<Box<dyn Stream>> {
-        Ok(Box::new(ReferenceStream))
+        Ok(Box::new(ReferenceStream(self.device)))
     }
 }
 
 /// Runs each verb when it is submitted.
-struct ReferenceStream;
+struct ReferenceStream(DeviceId);
 
 impl Stream for ReferenceStream {
-    fn submit(&self, verb: &Verb) -> Result<()> {
-        execute(verb)
+    fn submit(&self, verb: &Checked) -> Result<()> {
+        verb.must_be_on(self.0)?;
+        store(verb, evaluate_checked(verb)?)
     }
 
     fn upload(&self, bytes: &[u8], to: &View) -> Result<()> {
-        let target = host_bytes(to, bytes.len())?;
+        let target = host_bytes(self.0, to, bytes.len())?;
         // SAFETY: `host_bytes` checked that the view is contiguous, in bounds and as long as
         // `bytes`, which is the caller's own memory.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
@@ -134,7 +141,7 @@ impl Stream for ReferenceStream {
     }
 
     fn download<'a>(&'a self, from: &'a View, bytes: &'a mut [u8]) -> Download<'a> {
-        let copied = host_bytes(from, bytes.len()).map(|source| {
+        let copied = host_bytes(self.0, from, bytes.len()).map(|source| {
             // SAFETY: as in `upload`.
             unsafe { std::ptr::copy_nonoverlapping(source, bytes.as_mut_ptr(), bytes.len()) };
         });
@@ -147,15 +154,9 @@ impl Stream for ReferenceStream {
 }
 
 /// Where the elements of a contiguous view of `len` bytes begin.
-fn host_bytes(view: &View, len: usize) -> Result<*mut u8> {
-    let size = view.dtype.size();
-    let end = view.layout.offset() * size + len;
-    if !view.layout.is_contiguous() || view.len() * size != len || end > view.storage.bytes() {
-        let message = format!("{len} bytes for {view:?}: it must be contiguous and of that size");
-        return Err(Error::shape("transfer", message));
-    }
-    let start = HostStorage::of(view)
-        .ok_or_else(|| Error::shape("transfer", "a view lies in another backend's memory"))?;
-    // SAFETY: the sum was checked to lie inside the storage.
-    Ok(unsafe { start.add(view.layout.offset() * size) })
+fn host_bytes(device: DeviceId, view: &View, len: usize) -> Result<*mut u8> {
+    let (op, found) = ("transfer", view.device());
+    let start = HostStorage::of(view).filter(|_| found == device);
+    let start = start.ok_or(Error::Devices { op, device, found })?;
+    Ok(start.wrapping_add(view.contiguous_range(op, len)?.start))
 }

@@ -118,8 +118,8 @@ fn pointer(view: &View) -> Result<*mut u8> {
     let start = HostStorage::of(view)
         .ok_or_else(|| Error::shape("reference", "a view lies in another backend's memory"))?;
     if let Some((low, high)) = view.layout.extent() {
-        let end = (high as usize + 1) * view.dtype.size();
-        if low < 0 || end > view.storage.bytes() {
+        let end = (high as usize).checked_add(1).and_then(|n| n.checked_mul(view.dtype.size()));
+        if low < 0 || end.is_none_or(|end| end > view.storage.bytes()) {
             return Err(Error::shape("reference", format!("{view:?} is outside its storage")));
         }
     }

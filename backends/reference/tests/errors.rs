@@ -61,8 +61,11 @@ impl Storage for Foreign {
 fn foreign_memory_and_wrong_sizes_are_errors() {
     let foreign = View::contiguous(Arc::new(Foreign), DType::I32, &[2]);
     assert!(matches!(evaluate(&gather(foreign)), Err(Error::Devices { .. })));
-    let stream = ReferenceBackend::new().stream().unwrap();
-    let two = view(DType::F32, &[2], &[0.0; 2]);
+    let backend = ReferenceBackend::new();
+    let stream = backend.stream().unwrap();
+    let host = view(DType::F32, &[2], &[0.0; 2]);
+    assert!(matches!(stream.upload(&[0; 8], &host), Err(Error::Devices { .. })));
+    let two = View::contiguous(backend.alloc(8).unwrap(), DType::F32, &[2]);
     assert!(stream.upload(&[0; 7], &two).is_err());
     assert!(stream.upload(&[0; 8], &two).is_ok());
     assert!(ready(stream.download(&two, &mut [0; 12])).is_err());

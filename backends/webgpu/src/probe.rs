@@ -6,7 +6,7 @@ use crate::limits::Arithmetic;
 use crate::operand::Access;
 use crate::stream::WebGpuStream;
 use crate::template::{Template, template};
-use starling_contract::{DType, Gemm, Result, Stream, View};
+use starling_contract::{DType, Gemm, Result, Stream, Verb, View};
 use starling_ops::wgsl::Fma;
 use std::sync::Arc;
 
@@ -83,7 +83,7 @@ pub(crate) async fn matrices_agree(gpu: &Arc<Gpu>) -> Result<bool> {
     stream.upload(bytemuck::cast_slice(&half(&b)), &y)?;
     let (alpha, beta, epilogue) = (1.0, 0.0, None);
     let product = Gemm { a: x, b: y, c: z.clone(), alpha, beta, epilogue, workspace: None };
-    stream.submit(&product.into())?;
+    stream.submit(&Verb::from(product).check()?)?;
     let mut bytes = vec![0; 4 * M * N];
     stream.download(&z, &mut bytes).await?;
     let got: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);

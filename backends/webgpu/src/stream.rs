@@ -7,7 +7,7 @@ use crate::pipeline::Pipeline;
 use crate::plan::{Scope, plan};
 use crate::storage::GpuStorage;
 use starling_contract::{
-    Copy, DType, Download, Error, Event, Fill, Passed, Pending, Replay, Result, Storage, Stream,
+    Checked, Copy, DType, Download, Error, Event, Passed, Pending, Replay, Result, Storage, Stream,
     StreamCounters, Verb, View,
 };
 use std::future::poll_fn;
@@ -90,6 +90,13 @@ impl Queue {
         self.batch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The memory of a view of this device.
+    fn storage<'a>(&self, op: &'static str, view: &'a View) -> Result<&'a GpuStorage> {
+        let (device, found) = (self.gpu.id, view.device());
+        let storage = GpuStorage::of(view).filter(|_| found == device);
+        storage.ok_or(Error::Devices { op, device, found })
+    }
+
     /// Submits what waits.
     fn flush(&self, batch: &mut Batch) {
         if batch.ready.is_empty() {
@@ -137,18 +144,13 @@ impl Queue {
     /// Asks for the bytes of a view; also where in the answer they begin. `None` for no bytes.
     fn requested(&self, from: &View, bytes: usize) -> Result<Option<(Request, usize)>> {
         self.gpu.check()?;
-        if bytes != from.len() * from.dtype.size() || !from.layout.is_contiguous() {
-            let message = format!("{from:?} does not fill {bytes} bytes");
-            return Err(Error::shape("download", message));
-        }
-        let Some(storage) = GpuStorage::of(from) else {
-            return Err(Error::shape("download", "the view lies on another device"));
-        };
+        let storage = self.storage("download", from)?;
+        let range = from.contiguous_range("download", bytes)?;
         if bytes == 0 {
             return Ok(None);
         }
         // Queues copy whole words.
-        let first = from.layout.offset() * from.dtype.size();
+        let first = range.start;
         let start = first / 4 * 4;
         let size = (first + bytes).next_multiple_of(4) - start;
         let request = self.request(storage, start as u64, size as u64)?;
@@ -285,24 +287,19 @@ impl WebGpuStream {
 }
 
 impl Stream for WebGpuStream {
-    fn submit(&self, verb: &Verb) -> Result<()> {
+    fn submit(&self, verb: &Checked) -> Result<()> {
+        verb.must_be_on(self.0.gpu.id)?;
         self.launch(&self.0.plan(verb)?)
     }
 
     fn upload(&self, bytes: &[u8], to: &View) -> Result<()> {
         self.0.gpu.check()?;
-        if bytes.len() != to.len() * to.dtype.size() || !to.layout.is_contiguous() {
-            let message = format!("{} bytes do not fill {to:?}", bytes.len());
-            return Err(Error::shape("upload", message));
-        }
-        let Some(storage) = GpuStorage::of(to) else {
-            return Err(Error::shape("upload", "the view lies on another device"));
-        };
-        Verb::from(Fill { dst: to.clone(), value: 0.0 }).check()?;
+        let storage = self.0.storage("upload", to)?;
+        let range = to.contiguous_range("upload", bytes.len())?;
         if bytes.is_empty() {
             return Ok(());
         }
-        let offset = to.layout.offset() * to.dtype.size();
+        let offset = range.start;
         if offset.is_multiple_of(4) && bytes.len().is_multiple_of(4) {
             // What was submitted before may still read the old contents.
             self.0.flush(&mut self.0.batch());
@@ -317,7 +314,7 @@ impl Stream for WebGpuStream {
         let src = View::contiguous(staged, DType::U8, &[bytes.len()]);
         let layout = starling_contract::Layout::new(&[bytes.len()], &[1], offset);
         let dst = View { storage: to.storage.clone(), dtype: DType::U8, layout };
-        self.submit(&Copy { src, dst }.into())
+        self.submit(&Verb::from(Copy { src, dst }).check()?)
     }
 
     fn download<'a>(&'a self, from: &'a View, bytes: &'a mut [u8]) -> Download<'a> {
@@ -355,10 +352,11 @@ impl Stream for WebGpuStream {
         self.0.gpu.counters()
     }
 
-    fn compile(&self, verbs: Vec<Verb>) -> Result<Box<dyn Replay>> {
+    fn compile(&self, verbs: Vec<Checked>) -> Result<Box<dyn Replay>> {
         let mut kernels = Vec::new();
         let mut bytes = 0usize;
         for verb in &verbs {
+            verb.must_be_on(self.0.gpu.id)?;
             for kernel in self.0.plan(verb)? {
                 let Some(grid) = kernel.dispatch() else { continue };
                 bytes += (kernel.parameters().len() * 4).next_multiple_of(PARAMETER_ALIGN);
@@ -383,7 +381,7 @@ struct Step {
     ready: Vec<Ready>,
     suspect: bool,
     /// Keeps the storages alive.
-    verbs: Vec<Verb>,
+    verbs: Vec<Checked>,
 }
 
 impl Replay for Step {

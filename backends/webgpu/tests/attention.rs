@@ -154,7 +154,7 @@ fn both(
     assert!(bytes <= batch * heads * queries * 16, "{bytes} bytes are no row sums");
     verb.workspace = Some(empty(&[bytes / 4], DType::F32));
     for verb in [Verb::from(forward), verb.into()] {
-        verb.check().unwrap();
+        let verb = verb.check().unwrap();
         assert_eq!(backend.supports(&verb), Support::Native);
         stream.submit(&verb).unwrap();
     }

@@ -1,14 +1,18 @@
 //! What a device does at its limits: large and empty operands, exhausted memory, its own end.
 
 use starling_contract::{
-    Backend, Copy, DType, Error, Fill, Gather, Gemm, Layout, Map, Program, Reduce, ReduceKind,
-    Softmax, Stream, Verb, View,
+    Backend, Checked, Copy, DType, Error, Fill, Gather, Gemm, Layout, Map, Program, Reduce,
+    ReduceKind, Softmax, Stream, Verb, View,
 };
 use starling_ops::program::{Builder, Op};
 use starling_webgpu::{Options, WebGpuBackend, adapters};
 use std::sync::Arc;
 
 const MIB: usize = 1 << 20;
+
+fn checked(verb: impl Into<Verb>) -> Checked {
+    verb.into().check().unwrap()
+}
 
 fn open(variant: &str) -> Result<Arc<WebGpuBackend>, Error> {
     WebGpuBackend::with(0, Options { variant: Some(variant.parse()?), ..Options::default() })
@@ -49,9 +53,9 @@ fn weight(backend: &WebGpuBackend, stream: &dyn Stream) -> (View, usize) {
     let numbers: Vec<f32> = (0..rows).map(|row| row as f32).collect();
     let source = memory(backend, DType::F32, &[rows]);
     upload(stream, &numbers, &source);
-    stream.submit(&Fill { dst: table.clone(), value: 0.5 }.into()).unwrap();
+    stream.submit(&checked(Fill { dst: table.clone(), value: 0.5 })).unwrap();
     let first = table.with(Layout::new(&[rows], &[1024], 0));
-    stream.submit(&Copy { src: source, dst: first }.into()).unwrap();
+    stream.submit(&checked(Copy { src: source, dst: first })).unwrap();
     (table, rows)
 }
 
@@ -67,7 +71,7 @@ fn a_weight_of_300_mib_is_read_and_written_in_every_part() {
         let index = View { layout: Layout::new(&[4, 1024], &[1, 0], 0), ..ids };
         let picked = memory(&backend, DType::F32, &[4, 1024]);
         let gather = Gather { x: table.clone(), index, axis: 0, out: picked.clone() };
-        stream.submit(&gather.into()).unwrap();
+        stream.submit(&checked(gather)).unwrap();
         let squares = memory(&backend, DType::F32, &[rows * 1024]);
         let flat = table.with(Layout::contiguous(&[rows * 1024]));
         let (inputs, outputs) = (vec![flat], vec![squares.clone()]);
@@ -78,7 +82,7 @@ fn a_weight_of_300_mib_is_read_and_written_in_every_part() {
             inputs,
             outputs,
         };
-        stream.submit(&map.into()).unwrap();
+        stream.submit(&checked(map)).unwrap();
         let found = download(&*stream, &picked).unwrap();
         for (place, row) in wanted.into_iter().enumerate() {
             assert_eq!(found[place * 1024..][..2], [row as f32, 0.5], "{variant}: row {row}");
@@ -107,7 +111,7 @@ fn a_product_with_a_weight_of_300_mib_picks_its_rows() {
         if let (true, Some(slot)) = (bytes > 0, verb.workspace_mut()) {
             *slot = Some(memory(&backend, DType::F32, &[bytes.div_ceil(4)]));
         }
-        stream.submit(&verb).unwrap();
+        stream.submit(&checked(verb)).unwrap();
         let found = download(&*stream, &c).unwrap();
         for (place, row) in wanted.into_iter().enumerate() {
             assert_eq!(found[place * 1024..][..2], [row as f32, 0.5], "{options}: row {row}");
@@ -125,7 +129,7 @@ fn seventy_thousand_rows_are_more_than_one_side_of_a_dispatch() {
         let y = memory(&backend, DType::F32, &[rows, n]);
         let values: Vec<f32> = (0..rows * n).map(|i| ((i / n + i % n * 7) % 23) as f32).collect();
         upload(&*stream, &values, &x);
-        stream.submit(&Softmax { x, y: y.clone(), log: false }.into()).unwrap();
+        stream.submit(&checked(Softmax { x, y: y.clone(), log: false })).unwrap();
         let found = download(&*stream, &y).unwrap();
         for (row, (x, y)) in values.chunks(n).zip(found.chunks(n)).enumerate() {
             let largest = x.iter().copied().fold(f32::MIN, f32::max);
@@ -181,7 +185,7 @@ fn what_lies_outside_a_storage_or_counts_beyond_32_bits_is_refused() {
     if let (true, Some(slot)) = (bytes > 0, verb.workspace_mut()) {
         *slot = Some(memory(&backend, DType::F32, &[bytes.div_ceil(4)]));
     }
-    assert!(matches!(stream.submit(&verb), Err(Error::Shape { .. })));
+    assert!(matches!(stream.submit(&checked(verb)), Err(Error::Shape { .. })));
 }
 
 #[test]
@@ -193,10 +197,10 @@ fn notes_of_two_streams_are_kept_apart_and_a_dropped_stream_finishes() {
     upload(&*one, &[1f32, 2.0, 3.0], &x);
     upload(&*one, &[0, 7], &index);
     let gather = Gather { x: x.clone(), index, axis: 0, out };
-    one.submit(&gather.into()).unwrap();
+    one.submit(&checked(gather)).unwrap();
     assert!(download(&*two, &x).is_ok(), "another stream's index is not its business");
     assert!(matches!(pollster::block_on(one.sync()), Err(Error::Index { index: 7, .. })));
-    one.submit(&Fill { dst: x.clone(), value: 5.0 }.into()).unwrap();
+    one.submit(&checked(Fill { dst: x.clone(), value: 5.0 })).unwrap();
     drop(one);
     assert_eq!(download(&*two, &x).unwrap(), [5.0; 3]);
 }
@@ -209,18 +213,15 @@ fn nothing_is_moved_for_empty_tensors() {
     upload::<f32>(&*stream, &[], &x);
     let (inputs, outputs) = (vec![x.clone()], vec![x.clone()]);
     stream
-        .submit(
-            &Map {
-                program: square(),
-                params: Vec::new(),
-                immediates: Default::default(),
-                inputs,
-                outputs,
-            }
-            .into(),
-        )
+        .submit(&checked(Map {
+            program: square(),
+            params: Vec::new(),
+            immediates: Default::default(),
+            inputs,
+            outputs,
+        }))
         .unwrap();
-    stream.submit(&Fill { dst: x.clone(), value: 1.0 }.into()).unwrap();
+    stream.submit(&checked(Fill { dst: x.clone(), value: 1.0 })).unwrap();
     assert!(download(&*stream, &x).unwrap().is_empty());
     assert_eq!(stream.counters().dispatches, 1, "the probe at the start and nothing more");
 }
@@ -235,7 +236,7 @@ fn an_index_outside_its_table_is_reported_at_the_next_wait() {
     for (ids, wrong) in [([1, 3], 3), ([-1, 2], -1)] {
         upload(&*stream, &ids, &index);
         let gather = Gather { x: x.clone(), index: index.clone(), axis: 0, out: out.clone() };
-        stream.submit(&gather.into()).unwrap();
+        stream.submit(&checked(gather)).unwrap();
         let error = download(&*stream, &out).unwrap_err();
         assert!(
             matches!(error, Error::Index { op: "gather", index, bound: 3 } if index == wrong),
@@ -244,10 +245,10 @@ fn an_index_outside_its_table_is_reported_at_the_next_wait() {
     }
     upload(&*stream, &[0, 2], &index);
     let gather = Gather { x, index: index.clone(), axis: 0, out: out.clone() };
-    stream.submit(&gather.clone().into()).unwrap();
+    stream.submit(&checked(gather.clone())).unwrap();
     assert_eq!(download(&*stream, &out).unwrap(), [1.0, 3.0], "the stream works on");
     upload(&*stream, &[0, 5], &index);
-    stream.submit(&gather.into()).unwrap();
+    stream.submit(&checked(gather)).unwrap();
     assert!(matches!(pollster::block_on(stream.sync()), Err(Error::Index { index: 5, .. })));
     assert!(pollster::block_on(stream.sync()).is_ok(), "it is reported once");
 }
@@ -270,15 +271,15 @@ fn a_device_that_is_lost_says_so_and_others_work_on() {
             outputs,
         }
     };
-    streams[0].submit(&verb(&x).into()).unwrap();
+    streams[0].submit(&checked(verb(&x))).unwrap();
     lost.destroy();
     let is_lost = |e: Error| assert!(matches!(e, Error::DeviceLost(_)), "{e}");
-    is_lost(streams[0].submit(&verb(&x).into()).unwrap_err());
+    is_lost(streams[0].submit(&checked(verb(&x))).unwrap_err());
     is_lost(pollster::block_on(streams[0].sync()).unwrap_err());
     is_lost(streams[0].upload(&[0; 16], &x).unwrap_err());
     is_lost(download(&*streams[0], &x).unwrap_err());
     is_lost(lost.alloc(4).err().unwrap());
-    streams[1].submit(&verb(&y).into()).unwrap();
+    streams[1].submit(&checked(verb(&y))).unwrap();
     assert_eq!(download(&*streams[1], &y).unwrap(), [4.0; 4]);
 }
 
@@ -293,7 +294,14 @@ fn operands_of_another_device_and_variants_that_are_not_there_are_refused() {
     let host = View::contiguous(starling_contract::HostStorage::new(16).unwrap(), DType::F32, &[4]);
     let stream = one.stream().unwrap();
     let x = memory(&one, DType::F32, &[4]);
-    let copy = Copy { src: host, dst: x };
-    assert!(matches!(stream.submit(&copy.into()), Err(Error::Shape { .. })));
-    drop(other);
+    let is_elsewhere = |result: Result<(), Error>| {
+        assert!(matches!(result.unwrap_err(), Error::Devices { .. }));
+    };
+    is_elsewhere(Verb::from(Copy { src: host, dst: x }).check().map(|_| ()));
+    // One adapter opened twice is two devices: neither can reach the other's memory.
+    let theirs = memory(&other, DType::F32, &[4]);
+    is_elsewhere(stream.submit(&checked(Fill { dst: theirs.clone(), value: 1.0 })));
+    is_elsewhere(stream.upload(&[0; 16], &theirs));
+    is_elsewhere(download(&*stream, &theirs).map(|_| ()));
+    is_elsewhere(stream.compile(vec![checked(Fill { dst: theirs, value: 1.0 })]).map(|_| ()));
 }

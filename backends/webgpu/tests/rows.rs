@@ -107,8 +107,7 @@ impl Device {
             let view = View::contiguous(self.0.alloc(bytes).unwrap(), DType::F32, &[bytes / 4]);
             *verb.workspace_mut().unwrap() = Some(view);
         }
-        verb.check().unwrap();
-        self.1.submit(&verb).unwrap();
+        self.1.submit(&verb.check().unwrap()).unwrap();
     }
 
     fn download(&self, view: &View) -> Result<Vec<f32>, Error> {
@@ -246,7 +245,7 @@ fn more_inputs_than_a_dispatch_binds() {
 fn missing_working_memory_is_an_error() {
     let device = Device::new("plain", false);
     let (x, all) = (device.random(&[100_000]), device.reals(&[1], |_| 0.0));
-    let verb: Verb = sum(&x, 0b1, &all).into();
+    let verb = Verb::from(sum(&x, 0b1, &all)).check().unwrap();
     assert!(device.0.workspace_bytes(&verb) > 0);
     assert!(matches!(device.1.submit(&verb), Err(Error::Shape { op: "reduce", .. })));
 }

@@ -106,9 +106,16 @@ type Call<'a> = Box<dyn Fn() + 'a>;
 
 fn ours<'a>(stream: &'a dyn Stream, p: &Product) -> Call<'a> {
     let (a, b, c) = (p.a.clone(), p.b.clone(), p.c.clone());
-    let verb = Verb::from(Gemm { a, b, c, alpha: 1.0, beta: 0.0, epilogue: None, workspace: None });
+    let verb = Verb::from(Gemm { a, b, c, alpha: 1.0, beta: 0.0, epilogue: None, workspace: None })
+        .check();
     // A failure shows as a wrong result in `check`.
-    Box::new(move || stream.submit(&verb).unwrap_or_else(|error| eprintln!("{error}")))
+    Box::new(move || {
+        let done = verb
+            .as_ref()
+            .map_err(ToString::to_string)
+            .and_then(|verb| stream.submit(verb).map_err(|e| e.to_string()));
+        done.unwrap_or_else(|error| eprintln!("{error}"))
+    })
 }
 
 fn gemm_crate(p: &Product, threads: usize) -> Call<'_> {

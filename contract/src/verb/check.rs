@@ -3,17 +3,13 @@
 use super::{Gemm, Map, NormKind, Reduce, ReduceKind, Verb};
 use crate::error::{Error, Result};
 use crate::identity::DeviceId;
-use crate::layout::View;
+use crate::layout::{Layout, View};
 use starling_ops::program::Immediates;
 use starling_ops::{DType, Program};
 
 impl Verb {
-    /// Checks shapes, dtypes, bounds, aliasing and that all operands lie on one device: what every
-    /// backend relies on.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] that says what does not fit; [`Error::Devices`].
-    pub fn check(&self) -> Result<()> {
+    /// Everything that [`Verb::check`] looks at; the device of the operands.
+    pub(super) fn fits(&self) -> Result<DeviceId> {
         let op = self.name();
         let mut device = None;
         for view in self.reads().into_iter().chain(self.writes()) {
@@ -26,6 +22,12 @@ impl Verb {
             }
         }
         self.check_aliasing()?;
+        self.check_shapes()?;
+        device.ok_or_else(|| Error::shape(op, "there is no operand"))
+    }
+
+    fn check_shapes(&self) -> Result<()> {
+        let op = self.name();
         match self {
             Verb::Map(v) => check_map(v),
             Verb::Reduce(v) => check_reduce(v),
@@ -106,12 +108,10 @@ impl Verb {
     /// True when an output may lie where this input of the same view does.
     fn allows_in_place(&self, output: &View, input: &View) -> bool {
         match self {
-            Verb::Map(_)
-            | Verb::Softmax(_)
-            | Verb::SoftmaxBackward(_)
-            | Verb::NormBackward(_)
-            | Verb::CrossEntropyBackward(_)
-            | Verb::Copy(_) => true,
+            Verb::Map(_) | Verb::Softmax(_) | Verb::CrossEntropyBackward(_) | Verb::Copy(_) => true,
+            // Not what the sums are taken of as well, nor working memory or a parameter.
+            Verb::SoftmaxBackward(v) => std::ptr::eq(input, &v.d_y),
+            Verb::NormBackward(v) => std::ptr::eq(output, &v.d_x) && std::ptr::eq(input, &v.d_y),
             // What is added to, and nothing else: an element of the other operands is read for
             // many elements of the output.
             Verb::Gemm(_) | Verb::ScatterAdd(_) => std::ptr::eq(output, input),
@@ -126,9 +126,17 @@ fn one_device(op: &'static str, device: DeviceId, view: &View) -> Result<()> {
 }
 
 fn in_bounds(op: &'static str, view: &View) -> Result<()> {
-    let Some((low, high)) = view.layout.extent() else { return Ok(()) };
-    let end = (high as usize + 1).checked_mul(view.dtype.size());
-    if low < 0 || end.is_none_or(|end| end > view.storage.bytes()) {
+    // Loops count the axes around one that is empty, and elements that repeat.
+    let counted: Vec<usize> = view.shape().iter().map(|&n| n.max(1)).collect();
+    let counted = view.with(Layout::new(&counted, view.layout.strides(), view.layout.offset()));
+    let size = view.dtype.size() as isize;
+    let reach = counted.layout.extent().and_then(|(low, high)| {
+        Some((low.checked_mul(size)?, high.checked_add(1)?.checked_mul(size)?))
+    });
+    let Some((low, end)) = reach.filter(|_| counted.bytes() <= isize::MAX as usize) else {
+        return Err(Error::shape(op, format!("{view:?} is larger than any memory")));
+    };
+    if !view.is_empty() && (low < 0 || end as usize > view.storage.bytes()) {
         let message =
             format!("{view:?} reaches outside its storage of {} bytes", view.storage.bytes());
         return Err(Error::shape(op, message));
@@ -377,6 +385,7 @@ mod tests {
         let workspace = None;
         Verb::from(Reduce { kind, program, params, immediates, inputs, axes, output, workspace })
             .check()
+            .map(|_| ())
     }
 
     #[test]

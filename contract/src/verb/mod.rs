@@ -6,6 +6,9 @@
 
 mod attention;
 mod check;
+mod checked;
+
+pub use checked::{Checked, CheckedRef, Kind};
 
 pub use attention::{
     Attention, AttentionBackward, BlockMask, Lengths, Score, Sequence, Sight, WeightDropout,

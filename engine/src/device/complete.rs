@@ -3,7 +3,8 @@
 use super::Device;
 use crate::error::{Error, Result};
 use starling_contract::{
-    Backend, Capabilities, DeviceId, Download, Pending, Storage, Stream, Support, Verb, View,
+    Backend, Capabilities, Checked, DeviceId, Download, Pending, Storage, Stream, Support, Verb,
+    View,
 };
 use std::sync::Arc;
 
@@ -48,8 +49,8 @@ impl Backend for Complete {
 }
 
 impl Stream for Complete {
-    fn submit(&self, verb: &Verb) -> starling_contract::Result<()> {
-        below(self.0.run(verb.clone()))
+    fn submit(&self, verb: &Checked) -> starling_contract::Result<()> {
+        below(self.0.run(verb.clone().into_verb()))
     }
 
     fn upload(&self, bytes: &[u8], to: &View) -> starling_contract::Result<()> {

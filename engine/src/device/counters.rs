@@ -33,7 +33,7 @@ pub(super) struct Counting {
 /// Bytes that a verb reads and writes, counting every operand once.
 pub(super) fn verb_bytes(verb: &Verb) -> u64 {
     let operands = verb.reads().into_iter().chain(verb.writes());
-    operands.map(|v| (v.len() * v.dtype.size()) as u64).sum()
+    operands.map(|v| v.bytes() as u64).fold(0, u64::saturating_add)
 }
 
 impl Counting {

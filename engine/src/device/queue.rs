@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::lower;
 use crate::wait::wait;
 use starling_contract::{
-    Backend, Buffer, Capture, DType, Pool, PoolStats, Replay, Storage, Stream, Support, Verb, View,
+    Backend, Buffer, Capture, Checked, DType, Pool, PoolStats, Replay, Storage, Stream, Support,
+    Verb, View,
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -181,15 +182,15 @@ impl Queue {
     }
 
     /// As [`super::Device::run`].
-    pub(super) fn run(&self, device: &super::Device, mut verb: Verb) -> Result<()> {
-        verb.check()?;
+    pub(super) fn run(&self, device: &super::Device, verb: Verb) -> Result<()> {
+        let verb = verb.check()?;
         match self.0.backend.supports(&verb) {
             Support::Native => {
                 // Held until the verb is enqueued: the stream's order guards it from then on.
-                let _workspace = self.give_workspace(&mut verb)?;
+                let (verb, _workspace) = self.with_workspace(verb)?;
                 self.enqueue(verb)
             }
-            Support::Composed => lower::submit(device, verb),
+            Support::Composed => lower::submit(device, verb.into_verb()),
             Support::No => Err(self.unsupported(&verb)),
         }
     }
@@ -200,7 +201,7 @@ impl Queue {
         starling_contract::Error::Unsupported { op, dtype, backend }.into()
     }
 
-    fn enqueue(&self, verb: Verb) -> Result<()> {
+    fn enqueue(&self, verb: Checked) -> Result<()> {
         recording::check_queue(self, self.0.backend.device())?;
         let strangers = self.strangers(verb.reads().into_iter().chain(verb.writes()));
         self.0.counting.launched(1, verb_bytes(&verb));
@@ -209,16 +210,18 @@ impl Queue {
         Ok(())
     }
 
-    /// Fills an empty `workspace` with what the backend wants for the verb.
-    fn give_workspace(&self, verb: &mut Verb) -> Result<Option<Buffer>> {
+    /// The verb with the working memory that the backend wants, where it came without.
+    fn with_workspace(&self, verb: Checked) -> Result<(Checked, Option<Buffer>)> {
         if verb.workspace().is_some() {
-            return Ok(None);
+            return Ok((verb, None));
         }
-        let elements = self.0.backend.workspace_bytes(verb).div_ceil(DType::F32.size());
-        let Some(slot) = verb.workspace_mut().filter(|_| elements > 0) else { return Ok(None) };
-        let buffer = self.allocate(elements * DType::F32.size())?;
-        *slot = Some(View::contiguous(buffer.storage().clone(), DType::F32, &[elements]));
-        Ok(Some(buffer))
+        let elements = self.0.backend.workspace_bytes(&verb).div_ceil(DType::F32.size());
+        if elements == 0 {
+            return Ok((verb, None));
+        }
+        let buffer = self.allocate(elements.saturating_mul(DType::F32.size()))?;
+        let view = View::contiguous(buffer.storage().clone(), DType::F32, &[elements]);
+        Ok((verb.with_workspace(view)?, Some(buffer)))
     }
 
     /// Host bytes to a contiguous view. Not part of a captured list, hence refused inside one:
@@ -268,7 +271,7 @@ impl Queue {
 
     /// Makes a list of verbs one replayable piece of work.
     pub(crate) fn compile(&self, list: List) -> Result<Compiled> {
-        let bytes = list.verbs.iter().map(verb_bytes).sum();
+        let bytes = list.verbs.iter().map(|verb| verb_bytes(verb)).fold(0, u64::saturating_add);
         let mut instances = list.instances;
         match (&mut instances, &*self.random_slot()) {
             (Some(own), Some(words)) => own.close(words),

@@ -6,14 +6,14 @@
 use super::queue::Queue;
 use super::random::Instances;
 use crate::error::{Error, Result};
-use starling_contract::{Capture, DeviceId, Verb};
+use starling_contract::{Capture, Checked, DeviceId};
 use std::cell::RefCell;
 use std::marker::PhantomData;
 
 struct Recording {
     queue: Queue,
     capture: Capture,
-    verbs: Vec<Verb>,
+    verbs: Vec<Checked>,
     /// Other queues whose memory the verbs take.
     strangers: Vec<Queue>,
     /// The numbers of the list's random operations; `None` while they are lent.
@@ -45,7 +45,7 @@ pub(super) fn is_on(queue: &Queue) -> bool {
 }
 
 /// Appends a verb that was submitted, where this thread records.
-pub(super) fn push(queue: &Queue, verb: Verb, strangers: Vec<Queue>) {
+pub(super) fn push(queue: &Queue, verb: Checked, strangers: Vec<Queue>) {
     with(queue, |r| {
         r.verbs.push(verb);
         let known = |q: &Queue, all: &[Queue]| all.iter().any(|other| other.same(q));
@@ -85,7 +85,7 @@ pub(super) fn with_instances<T>(queue: &Queue, f: impl FnOnce(&mut Instances) ->
 /// What a recording has gathered.
 #[derive(Default)]
 pub(crate) struct List {
-    pub verbs: Vec<Verb>,
+    pub verbs: Vec<Checked>,
     pub(super) strangers: Vec<Queue>,
     pub(super) instances: Option<Instances>,
 }

@@ -15,9 +15,10 @@
 //! types) is lowered by the engine to these four verbs, so that models train on the first day.
 //! Then answer [`Support::Native`] for one verb after another, the ones that cost most first.
 //!
-//! The engine calls nothing here before `Verb::check` has found that shapes and dtypes fit, that
-//! every view lies inside its storage, and that outputs overlap neither themselves nor, but where
-//! a verb says so, an input. A backend asserts that and does not look again.
+//! A stream takes [`Checked`](starling_contract::Checked) verbs only, which nothing but
+//! `Verb::check` makes: it has found that shapes and dtypes fit, that every view lies inside its
+//! storage, and that outputs overlap neither themselves nor, but where a verb says so, an input.
+//! A backend does not look again, also where it is unsafe code that relies on it.
 //!
 //! ```
 //! use starling_engine::{Device, Tensor};
@@ -47,6 +48,12 @@ use std::sync::Arc;
 
 /// The name by which users ask for the device and that errors give.
 pub(crate) const NAME: &str = "minimal";
+
+/// Whose memory its storages are. Every opening of this device has the same; one whose openings
+/// have memory of their own keeps in its backend what [`DeviceId::opened`] gave it.
+pub(crate) fn device() -> DeviceId {
+    DeviceId::named(NAME)
+}
 
 /// The device. Everything that its streams share (a driver's handle, compiled programs) would be
 /// a field here.
@@ -85,10 +92,8 @@ impl Backend for MinimalBackend {
         NAME
     }
 
-    /// Every opening of this device has the same memory; one whose openings have memory of their
-    /// own keeps what [`DeviceId::opened`] gave it.
     fn device(&self) -> DeviceId {
-        DeviceId::named(NAME)
+        device()
     }
 
     fn capabilities(&self) -> &Capabilities {

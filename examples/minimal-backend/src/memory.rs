@@ -1,6 +1,6 @@
 //! Memory: untyped bytes, and the views that give them dtype, shape and strides.
 
-use crate::NAME;
+use crate::{NAME, device};
 use half::{bf16, f16};
 use starling_contract::{DType, DeviceId, Error, Result, Storage, View};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -31,10 +31,10 @@ impl Memory {
     /// The memory behind a view.
     ///
     /// # Errors
-    /// [`Error::Shape`] for another backend's storage: users may mix devices by mistake.
+    /// [`Error::Devices`] for another backend's storage: users may mix devices by mistake.
     fn of<'a>(op: &'static str, view: &'a View) -> Result<&'a Self> {
-        let memory = view.storage.downcast_ref::<Self>();
-        memory.ok_or_else(|| Error::shape(op, "an operand lies in another device's memory"))
+        let (device, found) = (device(), view.device());
+        view.storage.downcast_ref().ok_or(Error::Devices { op, device, found })
     }
 }
 
@@ -44,30 +44,22 @@ impl Storage for Memory {
     }
 
     fn device(&self) -> DeviceId {
-        DeviceId::named(NAME)
+        device()
     }
 }
 
-/// The bytes of a contiguous view, which are `len`. Uploads and downloads take no other views;
-/// they do not pass `Verb::check`, so this is the one place that looks for itself.
+/// The bytes of a contiguous view, which are `len`. Uploads and downloads take no other views and
+/// do not pass `Verb::check`: `contiguous_range` looks in its place.
 ///
 /// # Errors
-/// [`Error::Shape`].
+/// [`Error::Shape`], [`Error::Devices`].
 pub(crate) fn contiguous<'a>(
     op: &'static str,
     view: &'a View,
     len: usize,
 ) -> Result<&'a [AtomicU8]> {
     let memory = Memory::of(op, view)?;
-    let size = view.dtype.size();
-    if !view.layout.is_contiguous() || view.len() * size != len {
-        let message = format!("{len} bytes for {view:?}: it must be contiguous and of that size");
-        return Err(Error::shape(op, message));
-    }
-    // A view without elements may begin anywhere, also behind the end.
-    let start = if len == 0 { 0 } else { view.layout.offset() * size };
-    let bytes = memory.0.get(start..start + len);
-    bytes.ok_or_else(|| Error::shape(op, format!("{view:?} reaches outside its storage")))
+    Ok(&memory.0[view.contiguous_range(op, len)?])
 }
 
 /// The elements of a view in row-major order, each read when the iterator comes to it. f64 holds

@@ -1,8 +1,8 @@
 //! The queue.
 
 use crate::memory::contiguous;
-use crate::{NAME, map, product};
-use starling_contract::{Download, Error, Pending, Result, Stream, Verb, View};
+use crate::{NAME, device, map, product};
+use starling_contract::{Checked, Download, Error, Pending, Result, Stream, Verb, View};
 use std::sync::atomic::Ordering;
 
 /// An in-order queue: each verb sees what the ones before it wrote. The simplest way is to be
@@ -13,9 +13,12 @@ pub(crate) struct MinimalStream;
 impl Stream for MinimalStream {
     /// Outputs are in the verb: the caller allocated them, and they hold anything. A verb that
     /// `supports` does not call native comes only from a caller's mistake: a typed error.
-    fn submit(&self, verb: &Verb) -> Result<()> {
-        debug_assert!(verb.check().is_ok(), "{:?}", verb.check());
-        match verb {
+    ///
+    /// A `Checked` verb fits together and lies inside its storages, whoever made it; that these are
+    /// this device's is for the stream to see.
+    fn submit(&self, verb: &Checked) -> Result<()> {
+        verb.must_be_on(device())?;
+        match &**verb {
             Verb::Map(v) => map::map(v),
             Verb::Reduce(v) => map::reduce(v),
             Verb::Gemm(v) if product::is_native(v) => product::gemm(v),

@@ -27,6 +27,10 @@ impl Opened {
         view
     }
 
+    fn submit(&self, verb: impl Into<Verb>) -> Result<()> {
+        self.stream.submit(&verb.into().check()?)
+    }
+
     fn read(&self, view: &View) -> Result<Vec<f32>> {
         let mut bytes = vec![0; view.len() * 4];
         pollster::block_on(self.stream.download(view, &mut bytes))?;
@@ -57,9 +61,13 @@ fn another_devices_memory_is_an_error() {
     let d = Opened::new();
     let dst = d.view(&[0.0]);
     let src = View::contiguous(HostStorage::new(4).unwrap(), DType::F32, &[1]);
-    assert!(is_shape_error(d.stream.upload(&[0; 4], &src)));
-    assert!(is_shape_error(d.read(&src)));
-    assert!(matches!(Verb::from(Copy { src, dst }).check(), Err(Error::Devices { .. })));
+    assert!(matches!(d.stream.upload(&[0; 4], &src), Err(Error::Devices { .. })));
+    assert!(matches!(d.read(&src), Err(Error::Devices { .. })));
+    assert!(matches!(d.submit(Copy { src: src.clone(), dst }), Err(Error::Devices { .. })));
+    // All of it elsewhere, so that the check has nothing to say.
+    let dst = View::contiguous(HostStorage::new(4).unwrap(), DType::F32, &[1]);
+    let error = d.submit(Copy { src, dst }).unwrap_err();
+    assert!(matches!(error, Error::Devices { .. }) && error.to_string().contains("minimal"));
 }
 
 #[test]
@@ -74,7 +82,7 @@ fn memory_that_is_not_to_be_had_is_an_error() {
 fn verbs_run_in_the_order_in_which_they_were_submitted() {
     let d = Opened::new();
     let (x, y) = (d.view(&[1.0, 2.0]), d.view(&[0.0, 0.0]));
-    d.stream.submit(&Copy { src: x.clone(), dst: y.clone() }.into()).unwrap();
+    d.submit(Copy { src: x.clone(), dst: y.clone() }).unwrap();
     d.stream.upload(&[0; 8], &x).unwrap();
     // In place: y and an x that is zeros by now, read backwards.
     let program = Program::build(|b| {
@@ -91,9 +99,9 @@ fn verbs_run_in_the_order_in_which_they_were_submitted() {
         inputs,
         outputs,
     };
-    d.stream.submit(&add.into()).unwrap();
+    d.submit(add).unwrap();
     let first = y.with(Layout::new(&[2], &[0], 0));
-    d.stream.submit(&Copy { src: first, dst: x.clone() }.into()).unwrap();
+    d.submit(Copy { src: first, dst: x.clone() }).unwrap();
     pollster::block_on(d.stream.sync()).unwrap();
     assert_eq!(d.read(&y).unwrap(), [1.0, 2.0]);
     assert_eq!(d.read(&x).unwrap(), [1.0, 1.0]);
@@ -111,6 +119,6 @@ fn what_it_cannot_do_is_said_before_and_refused_after() {
     let fill = Fill { dst: x.clone(), value: 1.0 }.into();
     assert_eq!(d.backend.supports(&fill), Support::Composed);
     for verb in [whole, fill] {
-        assert!(matches!(d.stream.submit(&verb), Err(Error::Unsupported { .. })));
+        assert!(matches!(d.submit(verb), Err(Error::Unsupported { .. })));
     }
 }

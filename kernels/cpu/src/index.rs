@@ -5,7 +5,7 @@ use crate::simd::Simd;
 use crate::walk::{
     GRAIN, Integers, MOVE_GRAIN, Nest, Shared, all_below, copy_bytes, f32s, pointer, split,
 };
-use starling_contract::{Error, Gather, MAX_RANK, Result, ScatterAdd, View};
+use starling_contract::{CheckedRef, Error, Gather, MAX_RANK, Result, ScatterAdd, View};
 use std::ops::Range;
 
 /// A view's strides with one of them set to 0: the loop does not move along that axis, the index
@@ -55,7 +55,8 @@ fn check(op: &'static str, view: &View, bound: usize) -> Result<Integers> {
 /// # Errors
 /// `Index` for an index outside the axis, before anything is written; `Shape` for views outside
 /// host memory.
-pub fn gather(isa: Isa, v: &Gather) -> Result<()> {
+pub fn gather(isa: Isa, v: CheckedRef<'_, Gather>) -> Result<()> {
+    let v = v.get();
     debug_assert_eq!(v.x.dtype, v.out.dtype);
     if v.out.is_empty() {
         return Ok(());
@@ -186,7 +187,8 @@ unsafe fn copy_run<S: Simd, T: Copy>(s: S, from: *const T, to: *mut T, n: usize,
 /// # Errors
 /// `Index` for an index outside the axis, before anything is written; `Unsupported` for another
 /// dtype than f32; `Shape` for views outside host memory.
-pub fn scatter_add(isa: Isa, v: &ScatterAdd) -> Result<()> {
+pub fn scatter_add(isa: Isa, v: CheckedRef<'_, ScatterAdd>) -> Result<()> {
+    let v = v.get();
     let op = "scatter_add";
     let (x, out) = (f32s(op, &v.x)?, f32s(op, &v.out)?);
     if v.x.is_empty() {

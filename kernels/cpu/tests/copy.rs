@@ -3,16 +3,15 @@
 mod views;
 
 use half::{bf16, f16};
-use starling_contract::{Copy, DType, Error, Fill, Layout, Verb, View};
+use starling_contract::{Copy, DType, Error, Fill, Kind, Layout, Verb, View};
 use starling_kernels_cpu::{Isa, copy};
 use views::{EMULATED, Random, filled, get, isas, layouts, put, same_with_any_threads, view};
 
 fn run(isa: Isa, verb: impl Into<Verb>) -> Result<(), Error> {
-    let verb = verb.into();
-    verb.check()?;
-    match &verb {
-        Verb::Copy(v) => copy::copy(isa, v),
-        Verb::Fill(v) => copy::fill(isa, v),
+    let verb = verb.into().check()?;
+    match verb.kind() {
+        Kind::Copy(v) => copy::copy(isa, v),
+        Kind::Fill(v) => copy::fill(isa, v),
         _ => unreachable!("another verb"),
     }
 }

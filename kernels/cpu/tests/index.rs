@@ -2,7 +2,7 @@
 
 mod views;
 
-use starling_contract::{DType, Error, Gather, Layout, ScatterAdd, Verb, View};
+use starling_contract::{DType, Error, Gather, Kind, Layout, ScatterAdd, Verb, View};
 use starling_kernels_cpu::{Isa, index};
 use views::{
     EMULATED, Random, array, bits, close, dense, filled, get, golden, integers, isas, layouts, put,
@@ -10,11 +10,10 @@ use views::{
 };
 
 fn run(isa: Isa, verb: impl Into<Verb>) -> Result<(), Error> {
-    let verb = verb.into();
-    verb.check()?;
-    match &verb {
-        Verb::Gather(v) => index::gather(isa, v),
-        Verb::ScatterAdd(v) => index::scatter_add(isa, v),
+    let verb = verb.into().check()?;
+    match verb.kind() {
+        Kind::Gather(v) => index::gather(isa, v),
+        Kind::ScatterAdd(v) => index::scatter_add(isa, v),
         _ => unreachable!("another verb"),
     }
 }

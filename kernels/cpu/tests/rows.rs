@@ -3,7 +3,7 @@
 mod views;
 
 use starling_contract::{
-    CrossEntropy, CrossEntropyBackward, DType, Error, Layout, Norm, NormBackward, NormKind,
+    CrossEntropy, CrossEntropyBackward, DType, Error, Kind, Layout, Norm, NormBackward, NormKind,
     Softmax, SoftmaxBackward, Verb, View,
 };
 use starling_kernels_cpu::{Isa, rows};
@@ -14,15 +14,14 @@ use views::{
 
 /// Runs a verb that passes the check.
 fn run(isa: Isa, verb: impl Into<Verb>) -> Result<(), Error> {
-    let verb = verb.into();
-    verb.check()?;
-    match &verb {
-        Verb::Softmax(v) => rows::softmax(isa, v),
-        Verb::SoftmaxBackward(v) => rows::softmax_backward(isa, v),
-        Verb::Norm(v) => rows::norm(isa, v),
-        Verb::NormBackward(v) => rows::norm_backward(isa, v),
-        Verb::CrossEntropy(v) => rows::cross_entropy(isa, v),
-        Verb::CrossEntropyBackward(v) => rows::cross_entropy_backward(isa, v),
+    let verb = verb.into().check()?;
+    match verb.kind() {
+        Kind::Softmax(v) => rows::softmax(isa, v),
+        Kind::SoftmaxBackward(v) => rows::softmax_backward(isa, v),
+        Kind::Norm(v) => rows::norm(isa, v),
+        Kind::NormBackward(v) => rows::norm_backward(isa, v),
+        Kind::CrossEntropy(v) => rows::cross_entropy(isa, v),
+        Kind::CrossEntropyBackward(v) => rows::cross_entropy_backward(isa, v),
         _ => unreachable!("not a row verb"),
     }
 }

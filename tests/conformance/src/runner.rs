@@ -2,7 +2,7 @@
 
 use crate::data::{Array, Case, Problem, whole};
 use crate::tolerance::allowed;
-use starling_contract::{Backend, DType, Error, Stream, Support, Verb, View};
+use starling_contract::{Backend, Checked, DType, Error, Stream, Support, Verb, View};
 use starling_ops::bound::Enclosure;
 use starling_reference::memory::decode;
 use starling_reference::outputs;
@@ -121,13 +121,12 @@ fn check_case(backend: &dyn Backend, case: &Case) -> Result<Verdict, Error> {
     let stream = backend.stream()?;
     let upload = |array: &Array| array.upload(backend, stream.as_ref());
     let views = problem.arrays.iter().map(upload).collect::<Result<Vec<View>, Error>>()?;
-    let mut verb = problem.over(&views);
+    let verb = problem.over(&views);
     match backend.supports(&verb) {
         Support::Native => {}
         answer => return Ok(Verdict::Skipped { reason: skip_reason(backend, &verb, answer) }),
     }
-    give_workspace(backend, &mut verb)?;
-    verb.check()?;
+    let verb = with_workspace(backend, verb.check()?)?;
     stream.submit(&verb)?;
     pollster::block_on(stream.sync())?;
     compare(&problem, &views, &verb, &expected, stream.as_ref())
@@ -145,12 +144,11 @@ pub fn bytes_after(
     let stream = backend.stream()?;
     let upload = |array: &Array| array.upload(backend, stream.as_ref());
     let views = problem.arrays.iter().map(upload).collect::<Result<Vec<View>, Error>>()?;
-    let mut verb = problem.over(&views);
+    let verb = problem.over(&views);
     if backend.supports(&verb) != Support::Native {
         return Ok(None);
     }
-    give_workspace(backend, &mut verb)?;
-    stream.submit(&verb)?;
+    stream.submit(&with_workspace(backend, verb.check()?)?)?;
     arrays(problem, &views, stream.as_ref()).map(Some)
 }
 
@@ -174,16 +172,14 @@ fn skip_reason(backend: &dyn Backend, verb: &Verb, answer: Support) -> String {
 }
 
 /// Allocates the working memory that the backend wants.
-fn give_workspace(backend: &dyn Backend, verb: &mut Verb) -> Result<(), Error> {
-    let bytes = backend.workspace_bytes(verb);
-    if bytes > 0
-        && let Some(slot) = verb.workspace_mut()
-    {
-        let elements = bytes.div_ceil(4);
-        let storage = backend.alloc(elements * 4)?;
-        *slot = Some(View::contiguous(storage, DType::F32, &[elements]));
+fn with_workspace(backend: &dyn Backend, verb: Checked) -> Result<Checked, Error> {
+    let bytes = backend.workspace_bytes(&verb);
+    if bytes == 0 {
+        return Ok(verb);
     }
-    Ok(())
+    let elements = bytes.div_ceil(4);
+    let storage = backend.alloc(elements * 4)?;
+    verb.with_workspace(View::contiguous(storage, DType::F32, &[elements]))
 }
 
 /// What is wrong with the allowances themselves: they must not accept an output of zeros where

@@ -4,8 +4,8 @@
 use half::bf16;
 use starling_conformance::{Case, Tier, Verdict, cases, run};
 use starling_contract::{
-    Backend, Capabilities, DType, DeviceId, Download, HostStorage, Pending, Result, Storage,
-    Stream, Support, Verb, View,
+    Backend, Capabilities, Checked, DType, DeviceId, Download, HostStorage, Pending, Result,
+    Storage, Stream, Support, Verb, View,
 };
 use starling_reference::memory::{read, write};
 use starling_reference::{ReferenceBackend, execute, outputs};
@@ -60,7 +60,7 @@ impl Backend for Broken {
 }
 
 impl Stream for BrokenStream {
-    fn submit(&self, verb: &Verb) -> Result<()> {
+    fn submit(&self, verb: &Checked) -> Result<()> {
         let Some(view) = outputs(verb).first().copied().cloned() else { return Ok(()) };
         let before = read(&view)?;
         if self.damage == Damage::Downcast {

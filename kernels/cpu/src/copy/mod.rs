@@ -9,7 +9,7 @@ use crate::simd::Simd;
 use crate::walk::{MOVE_GRAIN, Nest, Shared, copy_bytes, first_byte, pointer, split};
 use cast::{Cast, Element};
 use half::{bf16, f16};
-use starling_contract::{Copy, DType, Fill, MAX_RANK, Result};
+use starling_contract::{CheckedRef, Copy, DType, Fill, MAX_RANK, Result};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -53,7 +53,8 @@ impl<T: std::marker::Copy> Transfer for Move<T> {
 ///
 /// # Errors
 /// `Shape` for views outside host memory.
-pub fn copy(isa: Isa, v: &Copy) -> Result<()> {
+pub fn copy(isa: Isa, v: CheckedRef<'_, Copy>) -> Result<()> {
+    let v = v.get();
     debug_assert_eq!(v.src.shape(), v.dst.shape());
     let same = v.src.same_storage(&v.dst) && v.src.layout == v.dst.layout;
     if v.dst.is_empty() || (same && v.src.dtype == v.dst.dtype) {
@@ -289,7 +290,8 @@ unsafe fn turn<T: std::marker::Copy>(
 ///
 /// # Errors
 /// `Shape` for views outside host memory.
-pub fn fill(_: Isa, v: &Fill) -> Result<()> {
+pub fn fill(_: Isa, v: CheckedRef<'_, Fill>) -> Result<()> {
+    let v = v.get();
     if v.dst.is_empty() {
         return Ok(());
     }

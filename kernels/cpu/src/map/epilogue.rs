@@ -8,7 +8,7 @@ use super::{OPERANDS, Operands, write_blocks};
 use crate::gemm::TileEpilogue;
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
-use starling_contract::{DType, Gemm, Layout, MAX_RANK, Result};
+use starling_contract::{CheckedRef, DType, Gemm, Layout, MAX_RANK, Result};
 use std::sync::Arc;
 
 /// The epilogue of a [`Gemm`] verb: input 0 and output 0 of the program are the block, the others
@@ -27,7 +27,7 @@ impl ProgramEpilogue {
     /// # Errors
     /// [`starling_contract::Error::Shape`] for views outside host memory,
     /// [`starling_contract::Error::Unsupported`] for integers.
-    pub fn new(isa: Isa, verb: &Gemm) -> Result<Option<Self>> {
+    pub fn new(isa: Isa, verb: CheckedRef<'_, Gemm>) -> Result<Option<Self>> {
         let Some(e) = &verb.epilogue else { return Ok(None) };
         let shape = Layout::contiguous(verb.c.shape());
         let tape = Tape::of(&e.program);

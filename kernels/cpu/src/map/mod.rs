@@ -26,7 +26,9 @@ use block::{Job, Worker};
 use few::Few;
 use grid::{Grid, Operand};
 use rayon::prelude::*;
-use starling_contract::{DType, Error, Immediates, Layout, MAX_RANK, Map, Result, View};
+use starling_contract::{
+    CheckedRef, DType, Error, Immediates, Layout, MAX_RANK, Map, Result, View,
+};
 use starling_ops::program::Op;
 use std::ops::Range;
 use tape::Tape;
@@ -115,7 +117,8 @@ fn operand(op: &'static str, view: &View) -> Result<Operand> {
 ///
 /// # Errors
 /// [`Error::Shape`] for views outside host memory, [`Error::Unsupported`] for integer operands.
-pub fn map(isa: Isa, verb: &Map) -> Result<()> {
+pub fn map(isa: Isa, verb: CheckedRef<'_, Map>) -> Result<()> {
+    let verb = verb.get();
     map_with(isa, verb, &Tape::of(&verb.program))
 }
 

@@ -2,8 +2,7 @@
 
 use super::fixed::Table;
 use super::*;
-use starling_contract::Immediates;
-use starling_contract::{HostStorage, Storage};
+use starling_contract::{HostStorage, Immediates, Kind, Storage, Verb};
 use starling_ops::defs::ALL;
 use starling_ops::program::{Builder, Env, NodeId};
 use starling_ops::{Definition, Key, Math, Program, Scalar, Trace};
@@ -139,13 +138,19 @@ fn restore(v: &View, old: &[f32]) {
     }
 }
 
+fn run(isa: Isa, verb: &Map) -> Result<()> {
+    let checked = Verb::from(verb.clone()).check()?;
+    let Kind::Map(verb) = checked.kind() else { unreachable!("a map stays one") };
+    map(isa, verb)
+}
+
 fn verb_of(program: Program, inputs: Vec<View>, params: Vec<View>) -> Map {
     let shape = inputs.first().map_or(vec![100], |v| v.shape().to_vec());
     let outputs = program.outputs().iter().map(|_| empty(&shape)).collect();
     let numbers: Vec<f32> = (0..program.immediate_count()).map(|i| 0.9 + 0.01 * i as f32).collect();
     let immediates = Immediates::new(&numbers).unwrap();
     let verb = Map { program: Arc::new(program), params, immediates, inputs, outputs };
-    starling_contract::Verb::from(verb.clone()).check().unwrap();
+    Verb::from(verb.clone()).check().unwrap();
     verb
 }
 
@@ -280,7 +285,7 @@ fn in_place_outputs_do_not_overwrite_what_is_still_read() {
         restore(&b, &numbers(3000, 2));
         verb.outputs[0] = a.clone();
         verb.outputs[1] = b.clone();
-        map(isa, &verb).unwrap();
+        run(isa, &verb).unwrap();
         for (v, e) in verb.outputs.iter().zip(&expected) {
             assert!((0..3000).all(|i| bits(element(v, i)) == bits(e[i])), "{isa}");
         }
@@ -348,7 +353,7 @@ fn programs_larger_than_any_inline_list_run() {
 fn nothing_is_done_for_no_elements() {
     let verb =
         verb_of(Definition::find("exp").unwrap().program(&[]), vec![dense(&[], &[3, 0])], vec![]);
-    map(Isa::from_env().unwrap(), &verb).unwrap();
+    run(Isa::from_env().unwrap(), &verb).unwrap();
 }
 
 #[test]

@@ -24,7 +24,7 @@ use columns::Columns;
 use partial::Partial;
 use rayon::prelude::*;
 use runs::Runs;
-use starling_contract::{DType, Error, Layout, MAX_RANK, Reduce, ReduceKind, Result};
+use starling_contract::{CheckedRef, DType, Error, Layout, MAX_RANK, Reduce, ReduceKind, Result};
 use std::ops::Range;
 
 /// Elements of one part of a long reduction: what one task does. Fixes the order of additions.
@@ -117,7 +117,8 @@ struct Plan<'a> {
 /// # Errors
 /// [`Error::Shape`] for views outside host memory or the position of an extremum of nothing,
 /// [`Error::Unsupported`] for integer inputs.
-pub fn reduce(isa: Isa, verb: &Reduce) -> Result<()> {
+pub fn reduce(isa: Isa, verb: CheckedRef<'_, Reduce>) -> Result<()> {
+    let verb = verb.get();
     let Some(first) = verb.inputs.first() else {
         return Err(Error::shape("reduce", "there is no input"));
     };

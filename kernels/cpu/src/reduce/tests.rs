@@ -1,7 +1,7 @@
 //! Reductions against plain loops in f64, and against themselves on other numbers of threads.
 
 use super::*;
-use starling_contract::{HostStorage, Verb, View};
+use starling_contract::{HostStorage, Kind, Verb, View};
 use starling_ops::program::Op;
 use starling_ops::{Program, philox::HostStream};
 use std::sync::Arc;
@@ -46,11 +46,17 @@ fn verb(kind: ReduceKind, x: View, axes: u32) -> Reduce {
     verb
 }
 
+fn checked(isa: Isa, verb: &Reduce) -> Result<()> {
+    let checked = Verb::from(verb.clone()).check()?;
+    let Kind::Reduce(verb) = checked.kind() else { unreachable!("a reduction stays one") };
+    reduce(isa, verb)
+}
+
 /// The results' bits, the same ones on 1, 2 and 3 threads.
 fn run(isa: Isa, verb: &Reduce) -> Vec<u32> {
     let mut all = [1, 2, 3].map(|threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| reduce(isa, verb)).unwrap();
+        pool.install(|| checked(isa, verb)).unwrap();
         (0..verb.output.len()).map(|i| word(&verb.output, i)).collect::<Vec<_>>()
     });
     assert!(all[0] == all[1] && all[0] == all[2], "{isa} {:?}", verb.kind);
@@ -229,7 +235,7 @@ fn nothing_has_the_stated_results() {
         (ReduceKind::Var { correction: 1 }, f32::NAN),
     ] {
         let verb = verb(kind, dense(&[], &[3, 0]), 2);
-        reduce(Isa::from_env().unwrap(), &verb).unwrap();
+        checked(Isa::from_env().unwrap(), &verb).unwrap();
         for i in 0..3 {
             let got = f32::from_bits(word(&verb.output, i));
             assert!(got == expected || (got.is_nan() && expected.is_nan()), "{kind:?}: {got}");
@@ -238,7 +244,7 @@ fn nothing_has_the_stated_results() {
     let mut none = verb(ReduceKind::Sum, dense(&[], &[3, 0]), 2);
     none.kind = ReduceKind::ArgMax;
     none.output.dtype = DType::I32;
-    assert!(reduce(Isa::from_env().unwrap(), &none).is_err());
+    assert!(checked(Isa::from_env().unwrap(), &none).is_err());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::{BLOCK, First, Rows, Span, Whole, for_rows, lane, max_of, splat};
 use crate::isa::{Isa, Kernel};
 use crate::simd::Simd;
 use crate::walk::{Integers, Shared};
-use starling_contract::{CrossEntropy, CrossEntropyBackward, Error, Result, View};
+use starling_contract::{CheckedRef, CrossEntropy, CrossEntropyBackward, Error, Result, View};
 use std::ops::Range;
 
 /// The wanted class of each row; `None` where the row counts nothing.
@@ -48,7 +48,8 @@ impl Targets {
 /// # Errors
 /// `Index` for a target outside the classes that is not ignored; `Unsupported` for logits that are
 /// not f32; `Shape` for views outside host memory.
-pub fn cross_entropy(isa: Isa, v: &CrossEntropy) -> Result<()> {
+pub fn cross_entropy(isa: Isa, v: CheckedRef<'_, CrossEntropy>) -> Result<()> {
+    let v = v.get();
     let op = "cross_entropy";
     let logits = Rows::new(op, &v.logits)?;
     let (losses, lse) = (Rows::single(op, &v.losses)?, Rows::single(op, &v.lse)?);
@@ -139,7 +140,8 @@ unsafe fn exponentials<S: Simd>(s: S, x: *const f32, n: usize) -> (f32, f32) {
 ///
 /// # Errors
 /// As [`cross_entropy`].
-pub fn cross_entropy_backward(isa: Isa, v: &CrossEntropyBackward) -> Result<()> {
+pub fn cross_entropy_backward(isa: Isa, v: CheckedRef<'_, CrossEntropyBackward>) -> Result<()> {
+    let v = v.get();
     let op = "cross_entropy_backward";
     let (logits, d_logits) = (Rows::new(op, &v.logits)?, Rows::new(op, &v.d_logits)?);
     let (lse, d_losses) = (Rows::single(op, &v.lse)?, Rows::single(op, &v.d_losses)?);

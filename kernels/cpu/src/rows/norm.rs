@@ -5,7 +5,7 @@ use crate::isa::{Isa, Kernel};
 use crate::scratch::with_scratch;
 use crate::simd::Simd;
 use crate::walk::{GRAIN, Shared, split, workspace};
-use starling_contract::{Norm, NormBackward, NormKind, Result, View};
+use starling_contract::{CheckedRef, Norm, NormBackward, NormKind, Result, View};
 use std::ops::Range;
 
 /// Rows per part of the weight's gradient are chosen so that there are at most this many parts.
@@ -19,7 +19,8 @@ const MAX_PARTS: usize = 64;
 ///
 /// # Errors
 /// `Unsupported` for another dtype than f32; `Shape` for views outside host memory.
-pub fn norm(isa: Isa, v: &Norm) -> Result<()> {
+pub fn norm(isa: Isa, v: CheckedRef<'_, Norm>) -> Result<()> {
+    let v = v.get();
     let op = "norm";
     let (x, y) = (Rows::new(op, &v.x)?, Rows::new(op, &v.y)?);
     let mean = v.mean.as_ref().map(|m| Rows::single(op, m)).transpose()?;
@@ -227,7 +228,8 @@ pub fn norm_backward_workspace_bytes(v: &NormBackward) -> usize {
 /// # Errors
 /// `Unsupported` for another dtype than f32; `Shape` for views outside host memory and for a
 /// workspace below [`norm_backward_workspace_bytes`].
-pub fn norm_backward(isa: Isa, v: &NormBackward) -> Result<()> {
+pub fn norm_backward(isa: Isa, v: CheckedRef<'_, NormBackward>) -> Result<()> {
+    let v = v.get();
     let op = "norm_backward";
     let (x, d_y, d_x) = (Rows::new(op, &v.x)?, Rows::new(op, &v.d_y)?, Rows::new(op, &v.d_x)?);
     let mean = v.mean.as_ref().map(|m| Rows::single(op, m)).transpose()?;

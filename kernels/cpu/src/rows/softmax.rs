@@ -4,7 +4,7 @@ use super::{BLOCK, First, Rows, Span, Whole, for_rows, lane, max_of, splat, tota
 use crate::isa::{Isa, Kernel};
 use crate::simd::Simd;
 use crate::walk::Shared;
-use starling_contract::{Result, Softmax, SoftmaxBackward};
+use starling_contract::{CheckedRef, Result, Softmax, SoftmaxBackward};
 use std::ops::Range;
 
 /// `y = exp(x - m) / sum(exp(x - m))` with `m = max(x)`, or `y = x - m - log(sum(exp(x - m)))`,
@@ -12,7 +12,8 @@ use std::ops::Range;
 ///
 /// # Errors
 /// `Unsupported` for another dtype than f32; `Shape` for views outside host memory.
-pub fn softmax(isa: Isa, v: &Softmax) -> Result<()> {
+pub fn softmax(isa: Isa, v: CheckedRef<'_, Softmax>) -> Result<()> {
+    let v = v.get();
     let (x, y) = (Rows::new("softmax", &v.x)?, Rows::new("softmax", &v.y)?);
     debug_assert_eq!(v.x.shape(), v.y.shape());
     for_rows(&[&x, &y], 1, |rows, stage| {
@@ -131,7 +132,8 @@ unsafe fn log_softmax_row<S: Simd>(s: S, x: *const f32, y: *mut f32, n: usize) {
 ///
 /// # Errors
 /// As [`softmax`].
-pub fn softmax_backward(isa: Isa, v: &SoftmaxBackward) -> Result<()> {
+pub fn softmax_backward(isa: Isa, v: CheckedRef<'_, SoftmaxBackward>) -> Result<()> {
+    let v = v.get();
     let op = "softmax_backward";
     let (y, d_y, d_x) = (Rows::new(op, &v.y)?, Rows::new(op, &v.d_y)?, Rows::new(op, &v.d_x)?);
     debug_assert!(v.y.shape() == v.d_y.shape() && v.y.shape() == v.d_x.shape());
