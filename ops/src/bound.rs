@@ -245,6 +245,15 @@ impl Bound {
         (lo, hi, nan)
     }
 
+    /// Rounding to a narrower type, which keeps the order; what is subnormal may be flushed.
+    fn narrowed(self, a: Enclosure, f: impl Fn(f64) -> f64) -> Enclosure {
+        let value = f(a.value);
+        if a.is_empty() {
+            return Enclosure::hull(value, f64::NAN, f64::NAN, true);
+        }
+        self.inexact(value, f(a.lo), f(a.hi), a.nan, |_| 0.0)
+    }
+
     /// Sine or cosine: both change by at most the change of the argument.
     fn wave(self, a: Enclosure, ulps: f64, f: impl Fn(f64) -> f64) -> Enclosure {
         let value = f(a.value);
@@ -414,6 +423,12 @@ impl Math for Bound {
     fn round(self, a: Enclosure) -> Enclosure {
         let f = |x| F64.round(x);
         Enclosure { value: f(a.value), lo: f(a.lo), hi: f(a.hi), nan: a.nan }
+    }
+    fn round_f16(self, a: Enclosure) -> Enclosure {
+        self.narrowed(a, |x| F64.round_f16(x))
+    }
+    fn round_bf16(self, a: Enclosure) -> Enclosure {
+        self.narrowed(a, |x| F64.round_bf16(x))
     }
     fn sqrt(self, a: Enclosure) -> Enclosure {
         self.rising(a, 0.5, FROM_ZERO, f64::sqrt)

@@ -179,6 +179,15 @@ impl<M: Math> Math for Dual<M> {
     fn round(self, a: Self::V) -> Self::V {
         Self::constant(self.0.round(a.v))
     }
+    /// What is stored in a narrower type moves with the value that it stands for.
+    #[inline(always)]
+    fn round_f16(self, a: Self::V) -> Self::V {
+        Tangent { v: self.0.round_f16(a.v), d: a.d }
+    }
+    #[inline(always)]
+    fn round_bf16(self, a: Self::V) -> Self::V {
+        Tangent { v: self.0.round_bf16(a.v), d: a.d }
+    }
     #[inline(always)]
     fn sqrt(self, a: Self::V) -> Self::V {
         let s = self.0.sqrt(a.v);

@@ -10,6 +10,7 @@ pub mod defs;
 pub mod dtype;
 pub mod dual;
 pub mod math;
+pub mod narrow;
 pub mod philox;
 pub mod poly;
 pub mod program;

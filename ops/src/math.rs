@@ -53,6 +53,16 @@ pub trait Math: Copy {
     fn floor(self, a: Self::V) -> Self::V;
     /// The nearest integer, halves to even.
     fn round(self, a: Self::V) -> Self::V;
+    /// The nearest f16, halves to even; infinity beyond the largest.
+    #[inline(always)]
+    fn round_f16(self, a: Self::V) -> Self::V {
+        crate::narrow::round_f16(self, a)
+    }
+    /// The nearest bf16, halves to even; infinity beyond the largest.
+    #[inline(always)]
+    fn round_bf16(self, a: Self::V) -> Self::V {
+        crate::narrow::round_bf16(self, a)
+    }
     /// The square root.
     fn sqrt(self, a: Self::V) -> Self::V;
 

@@ -1,6 +1,7 @@
 //! Plain arithmetic: the reference (f64) and the scalar instruction-set row (f32).
 
 use crate::math::Math;
+use crate::narrow;
 use crate::poly;
 use std::marker::PhantomData;
 
@@ -174,6 +175,12 @@ impl Math for Scalar<f64> {
     shared!(f64);
     fn fma(self, a: f64, b: f64, c: f64) -> f64 {
         a.mul_add(b, c)
+    }
+    fn round_f16(self, a: f64) -> f64 {
+        half::f16::from_f32(narrow::round_to_odd(a)).to_f64()
+    }
+    fn round_bf16(self, a: f64) -> f64 {
+        half::bf16::from_f32(narrow::round_to_odd(a)).to_f64()
     }
     fn rsqrt(self, a: f64) -> f64 {
         1.0 / a.sqrt()

@@ -93,6 +93,8 @@ impl Math for Trace<'_> {
         max Max(a: Real, b: Real) -> Real;
         floor Floor(a: Real) -> Real;
         round Round(a: Real) -> Real;
+        round_f16 RoundF16(a: Real) -> Real;
+        round_bf16 RoundBf16(a: Real) -> Real;
         sqrt Sqrt(a: Real) -> Real;
         rsqrt Rsqrt(a: Real) -> Real;
         exp Exp(a: Real) -> Real;

@@ -14,7 +14,7 @@
 use crate::math::Key;
 use crate::program::{Builder, Node, NodeId, Op, Program};
 use crate::trace::{Real, Trace};
-use crate::{philox, poly};
+use crate::{narrow, philox, poly};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -155,6 +155,8 @@ fn sl_umulhi(a: u32, b: u32) -> u32 {
     },
     Helper { name: "sl_hold", body: Body::Text(HOLD, &[]) },
     Helper { name: "sl_fma", body: Body::Fma },
+    traced("sl_round_f16", |t| narrow::round_f16(t, t.input(0))),
+    traced("sl_round_bf16", |t| narrow::round_bf16(t, t.input(0))),
     traced("sl_rsqrt", |t| poly::rsqrt(t, t.input(0))),
     traced("sl_exp", |t| poly::exp(t, t.input(0))),
     traced("sl_expm1", |t| poly::expm1(t, t.input(0))),
@@ -188,6 +190,8 @@ fn function_of(node: &Node) -> Option<&'static str> {
         Op::UMulHi => "sl_umulhi",
         Op::Fma => "sl_fma",
         Op::Hold => "sl_hold",
+        Op::RoundF16 => "sl_round_f16",
+        Op::RoundBf16 => "sl_round_bf16",
         Op::Rsqrt => "sl_rsqrt",
         Op::Exp => "sl_exp",
         Op::Expm1 => "sl_expm1",

@@ -2,6 +2,7 @@
 
 use half::{bf16, f16};
 use starling_contract::{DType, Error, HostStorage, Result, View};
+use starling_ops::narrow::round_to_odd;
 
 /// An element as `Copy` of the contract sees it: conversions between integers wrap, those from real
 /// numbers saturate, so the two must be told apart.
@@ -47,22 +48,6 @@ pub fn round_to(dtype: DType, x: f64) -> f64 {
         DType::BF16 => bf16::from_f32(round_to_odd(x)).to_f64(),
         _ => Element::Real(x).convert(dtype),
     }
-}
-
-/// `x` as an f32 whose last bit is 1 when it is inexact: rounding that once more, to a type with
-/// two bits less or fewer, is rounding `x` once (Boldo, Melquiond 2005: "When double rounding is
-/// odd").
-fn round_to_odd(x: f64) -> f32 {
-    let y = x as f32;
-    if x.is_nan() || f64::from(y) == x || y.to_bits() & 1 == 1 {
-        return y;
-    }
-    if y.is_infinite() {
-        return if x.is_infinite() { y } else { f32::MAX.copysign(y) };
-    }
-    // The neighbour on the other side of `x` is odd.
-    let away = x.abs() > f64::from(y.abs());
-    f32::from_bits(if away { y.to_bits() + 1 } else { y.to_bits() - 1 })
 }
 
 /// The elements of a checked view in row-major order.

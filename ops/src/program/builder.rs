@@ -4,14 +4,77 @@ use super::{Immediates, Kind, MAX_IMMEDIATES, Node, NodeId, Op, Program, Slot, a
 use crate::scalar::Scalar;
 use std::collections::HashMap;
 
+/// An immediate while a program is built.
+#[derive(Debug)]
+struct Number {
+    /// Not rounded yet.
+    value: f64,
+    /// It may be computed with here.
+    known: bool,
+    /// What it was made of; `None` when it was given.
+    made: Option<Node>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Operand {
+    Number(u16),
+    Constant(f64),
+}
+
+/// How the immediates of a program follow from the numbers that [`Builder::immediate`] and
+/// [`Builder::element`] were given: what is needed to run the program again with other numbers
+/// without building it again.
+#[derive(Debug)]
+pub struct Recipe {
+    /// By number: `None` for one that is given, else how it is made.
+    numbers: Vec<Option<(Op, Vec<Operand>)>>,
+    /// By immediate of the finished program: its number.
+    slots: Vec<u16>,
+}
+
+impl Recipe {
+    /// The immediates for `given` numbers, one for each that the builder was given.
+    pub fn immediates(&self, given: impl IntoIterator<Item = f64>) -> Immediates {
+        let mut given = given.into_iter();
+        let mut values = [f64::NAN; MAX_IMMEDIATES];
+        for (i, number) in self.numbers.iter().enumerate() {
+            values[i] = match number {
+                None => given.next().unwrap_or(f64::NAN),
+                Some((op, operands)) => {
+                    let mut slots = [Slot::V(0.0); 6];
+                    for (slot, operand) in slots.iter_mut().zip(operands) {
+                        *slot = Slot::V(match *operand {
+                            Operand::Number(i) => values[usize::from(i)],
+                            Operand::Constant(x) => x,
+                        });
+                    }
+                    let ids: [NodeId; 6] = [0, 1, 2, 3, 4, 5];
+                    let ids = &ids[..operands.len()];
+                    match apply(Scalar::<f64>::NEW, *op, ids, &mut slots) {
+                        Slot::V(x) => x,
+                        _ => f64::NAN,
+                    }
+                }
+            };
+        }
+        let mut all = Immediates::default();
+        self.slots.iter().for_each(|&slot| {
+            all.push(values[usize::from(slot)] as f32);
+        });
+        all
+    }
+}
+
 /// Collects nodes: equal nodes are one node, constants are folded, operands of commutative
 /// operations are ordered.
 #[derive(Debug, Default)]
 pub struct Builder {
     nodes: Vec<Node>,
     known: HashMap<Node, NodeId>,
-    /// By number of the immediate: its value, not rounded yet.
-    immediates: Vec<f64>,
+    /// By number of the immediate.
+    immediates: Vec<Number>,
+    /// A number became a constant, because there were too many.
+    full: bool,
     /// What was made of immediates and constants alone, which is an immediate of its own.
     made: HashMap<Node, NodeId>,
 }
@@ -56,10 +119,30 @@ impl Builder {
     /// immediate too: rounded once, like a constant. A program has at most [`MAX_IMMEDIATES`];
     /// whatever would be one more becomes a constant.
     pub fn immediate(&mut self, x: f64) -> NodeId {
-        if self.immediates.len() == MAX_IMMEDIATES {
+        if self.is_full() {
             return self.constant(x);
         }
-        self.immediates.push(x);
+        self.number(Number { value: x, known: true, made: None })
+    }
+
+    /// An immediate that stands for an element: whatever is computed with it is computed where
+    /// elements are, so that the result has the bits that an element in memory would give.
+    pub fn element(&mut self, x: f32) -> NodeId {
+        if self.is_full() {
+            let word = self.put(Op::ConstWord(x.to_bits()), &[]);
+            return self.put(Op::FromBits, &[word]);
+        }
+        self.number(Number { value: x.into(), known: false, made: None })
+    }
+
+    fn is_full(&mut self) -> bool {
+        let full = self.immediates.len() == MAX_IMMEDIATES;
+        self.full |= full;
+        full
+    }
+
+    fn number(&mut self, number: Number) -> NodeId {
+        self.immediates.push(number);
         self.append(Node { op: Op::Imm(self.immediates.len() as u16 - 1), args: [0; 6] })
     }
 
@@ -72,7 +155,10 @@ impl Builder {
     /// The value of a node that is the same for every element and known now.
     fn known_value(&self, id: NodeId) -> Option<f64> {
         match self.nodes[id as usize].op {
-            Op::Imm(i) => Some(self.immediates[usize::from(i)]),
+            Op::Imm(i) => {
+                let number = &self.immediates[usize::from(i)];
+                number.known.then_some(number.value)
+            }
             _ => self.as_const(id),
         }
     }
@@ -106,6 +192,10 @@ impl Builder {
                     return Some(inner.args[0]);
                 }
             }
+            // What is rounded already stays as it is.
+            Op::RoundF16 | Op::RoundBf16 if self.nodes[args[0] as usize].op == node.op => {
+                return Some(args[0]);
+            }
             Op::Select if args[1] == args[2] => return Some(args[1]),
             _ => {}
         }
@@ -125,7 +215,10 @@ impl Builder {
         if args.iter().all(|&a| self.as_const(a).is_some()) {
             return Some(self.constant(x));
         }
-        let id = self.immediate(x);
+        let id = match self.is_full() {
+            true => self.constant(x),
+            false => self.number(Number { value: x, known: true, made: Some(node) }),
+        };
         self.made.insert(node, id);
         Some(id)
     }
@@ -153,10 +246,35 @@ impl Builder {
         let mut immediates = Immediates::default();
         for node in &mut nodes {
             if let Op::Imm(i) = &mut node.op {
-                *i = immediates.push(self.immediates[usize::from(*i)] as f32);
+                *i = immediates.push(self.immediates[usize::from(*i)].value as f32);
             }
         }
         (Program::from_parts(nodes, outputs), immediates)
+    }
+
+    /// How the immediates of this program follow from the numbers that were given, in their order;
+    /// `None` when there were so many that some became constants.
+    pub fn recipe(&self, outputs: &[NodeId]) -> Option<Recipe> {
+        if self.full {
+            return None;
+        }
+        let mut renumbered = vec![None; self.nodes.len()];
+        let mut nodes = Vec::new();
+        outputs.iter().for_each(|&root| self.visit(root, &mut renumbered, &mut nodes));
+        let slots = nodes.iter().filter_map(|node| match node.op {
+            Op::Imm(i) => Some(i),
+            _ => None,
+        });
+        let operand = |&a: &NodeId| match self.nodes[usize::from(a)].op {
+            Op::Imm(i) => Operand::Number(i),
+            _ => Operand::Constant(self.as_const(a).unwrap_or(f64::NAN)),
+        };
+        let step = |number: &Number| {
+            let made = number.made.as_ref()?;
+            Some((made.op, made.args().iter().map(operand).collect()))
+        };
+        let numbers = self.immediates.iter().map(step).collect();
+        Some(Recipe { numbers, slots: slots.collect() })
     }
 
     /// Appends what `root` needs, arguments first, without recursion.
@@ -179,5 +297,77 @@ impl Builder {
                 stack.extend(node.args().iter().rev().map(|&a| (a, false)));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `1 / (1 - p) * x`
+    fn dropped(p: f64) -> (Program, Immediates) {
+        let (b, out) = dropping(p);
+        b.finish_with_immediates(&[out])
+    }
+
+    fn dropping(p: f64) -> (Builder, NodeId) {
+        let mut b = Builder::new();
+        let (x, one) = (b.put(Op::Input(0), &[]), b.constant(1.0));
+        let p = b.immediate(p);
+        let rest = b.put(Op::Sub, &[one, p]);
+        let scale = b.put(Op::Div, &[one, rest]);
+        let out = b.put(Op::Mul, &[x, scale]);
+        (b, out)
+    }
+
+    #[test]
+    fn a_recipe_makes_the_immediates_of_other_numbers() {
+        let (b, out) = dropping(0.25);
+        let recipe = b.recipe(&[out]).unwrap();
+        for p in [0.0, 0.1, 0.9] {
+            assert_eq!(recipe.immediates([p]), dropped(p).1, "{p}");
+        }
+    }
+
+    #[test]
+    fn programs_do_not_depend_on_immediates_and_what_is_made_of_them_is_rounded_once() {
+        let (program, immediates) = dropped(0.1);
+        // 0, 1 and -1 are no constants that could be left out.
+        for p in [0.0, 0.1, 0.5, 1.0, 2.0, f64::NAN] {
+            assert_eq!(dropped(p).0, program, "{p}");
+        }
+        assert_eq!(program.nodes().len(), 3);
+        assert_eq!(immediates.values().collect::<Vec<_>>(), [(1.0 / (1.0 - 0.1)) as f32]);
+    }
+
+    #[test]
+    fn elements_are_not_computed_with_here() {
+        let mut b = Builder::new();
+        let (x, y) = (b.element(0.1), b.element(0.3));
+        let product = b.put(Op::Mul, &[x, y]);
+        let (program, immediates) = b.finish_with_immediates(&[product]);
+        assert_eq!((program.nodes().len(), immediates.len()), (3, 2));
+    }
+
+    #[test]
+    fn more_immediates_than_a_verb_carries_become_constants() {
+        let mut b = Builder::new();
+        let mut sum = b.put(Op::Input(0), &[]);
+        for i in 0..20 {
+            let number = if i % 2 == 0 { b.immediate(i.into()) } else { b.element(i as f32) };
+            sum = b.put(Op::Add, &[sum, number]);
+        }
+        let (program, immediates) = b.finish_with_immediates(&[sum]);
+        assert_eq!((program.immediate_count(), immediates.len()), (MAX_IMMEDIATES, MAX_IMMEDIATES));
+        let values: Vec<f32> = immediates.values().collect();
+        let env = super::super::Env {
+            inputs: &[0.5],
+            params: &[],
+            words: &[],
+            immediates: &values,
+            index: 0,
+        };
+        let m = Scalar::<f32>::NEW;
+        program.eval(m, &env, &mut Vec::new(), |_, x| assert_eq!(x, 190.5));
     }
 }

@@ -3,7 +3,7 @@
 mod builder;
 mod immediates;
 
-pub use builder::Builder;
+pub use builder::{Builder, Recipe};
 pub use immediates::{Immediates, MAX_IMMEDIATES};
 
 use crate::math::{Key, Math};
@@ -55,6 +55,10 @@ pub enum Op {
     Floor,
     /// [`Math::round`]
     Round,
+    /// [`Math::round_f16`]
+    RoundF16,
+    /// [`Math::round_bf16`]
+    RoundBf16,
     /// [`Math::sqrt`]
     Sqrt,
     /// [`Math::rsqrt`]
@@ -157,9 +161,9 @@ impl Op {
         use Op::*;
         match self {
             Input(_) | Param(_) | ParamWord(_) | Imm(_) | Const(_) | ConstWord(_) | Index => 0,
-            Hold | Neg | Abs | Floor | Round | Sqrt | Rsqrt | Exp | Expm1 | Log | Log1p | Sin
-            | Cos | Tanh | Erf | Sigmoid | Softplus | Not | UShl(_) | UShr(_) | ToReal | ToUint
-            | Bits | FromBits => 1,
+            Hold | Neg | Abs | Floor | Round | RoundF16 | RoundBf16 | Sqrt | Rsqrt | Exp
+            | Expm1 | Log | Log1p | Sin | Cos | Tanh | Erf | Sigmoid | Softplus | Not | UShl(_)
+            | UShr(_) | ToReal | ToUint | Bits | FromBits => 1,
             Fma | MulAdd | Select | USelect => 3,
             Uniform => 6,
             _ => 2,
@@ -251,6 +255,8 @@ pub fn apply<M: Math>(m: M, op: Op, args: &[NodeId], slots: &mut [Slot<M>]) -> S
         Op::Max => Slot::V(m.max(v(0), v(1))),
         Op::Floor => Slot::V(m.floor(v(0))),
         Op::Round => Slot::V(m.round(v(0))),
+        Op::RoundF16 => Slot::V(m.round_f16(v(0))),
+        Op::RoundBf16 => Slot::V(m.round_bf16(v(0))),
         Op::Sqrt => Slot::V(m.sqrt(v(0))),
         Op::Rsqrt => Slot::V(m.rsqrt(v(0))),
         Op::Exp => Slot::V(m.exp(v(0))),

@@ -117,7 +117,13 @@ fn printed_random_numbers_and_parameters_give_the_bits_of_their_programs() {
         let u = b.put(Op::Uniform, &[index, word, word, sum, word, shifted]);
         vec![u, infinity, minus_zero, tiny, b.put(Op::ToReal, &[high])]
     });
-    let functions = [("uniform".to_string(), uniform), ("constant".to_string(), constant)];
+    let narrow = Program::build(|b| {
+        let x = b.put(Op::ParamWord(0), &[]);
+        let x = b.put(Op::FromBits, &[x]);
+        vec![b.put(Op::RoundF16, &[x]), b.put(Op::RoundBf16, &[x])]
+    });
+    let functions = [("uniform", uniform), ("constant", constant), ("narrow", narrow)];
+    let functions = functions.map(|(name, program)| (name.to_string(), program));
     let module = parse("uniform", &module(&functions, Fma::Fused));
     let mut random = HostStream::seeded(3, 0);
     for _ in 0..300 {

@@ -168,6 +168,8 @@ unsafe fn run_step<S: Simd>(s: S, step: &Step, locs: &[Loc], vectors: usize) {
             Op::Max => each!(s, step, locs, vectors, max: V V -> V),
             Op::Floor => each!(s, step, locs, vectors, floor: V -> V),
             Op::Round => each!(s, step, locs, vectors, round: V -> V),
+            Op::RoundF16 => each!(s, step, locs, vectors, round_f16: V -> V),
+            Op::RoundBf16 => each!(s, step, locs, vectors, round_bf16: V -> V),
             Op::Sqrt => each!(s, step, locs, vectors, sqrt: V -> V),
             Op::Rsqrt => each!(s, step, locs, vectors, rsqrt: V -> V),
             Op::Exp => each!(s, step, locs, vectors, exp: V -> V),
@@ -236,7 +238,8 @@ unsafe fn run_other<S: Simd>(s: S, step: &Step, locs: &[Loc], vectors: usize) {
             // Done by `run_step`; listed so that a new operation does not compile without a loop.
             #[rustfmt::skip]
             Op::Add | Op::Sub | Op::Mul | Op::Div | Op::Fma | Op::MulAdd | Op::Hold | Op::Neg
-            | Op::Abs | Op::Min | Op::Max | Op::Floor | Op::Round | Op::Sqrt | Op::Rsqrt
+            | Op::Abs | Op::Min | Op::Max | Op::Floor | Op::Round | Op::RoundF16 | Op::RoundBf16
+            | Op::Sqrt | Op::Rsqrt
             | Op::Exp | Op::Expm1 | Op::Log | Op::Log1p | Op::Sin | Op::Cos | Op::Tanh | Op::Erf
             | Op::Sigmoid | Op::Softplus | Op::Pow => {}
         }
