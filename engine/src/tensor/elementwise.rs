@@ -7,7 +7,6 @@ use crate::error::{Error, Result};
 use crate::plan::{self, Lazy, Node};
 use starling_contract::{DType, ReduceKind};
 use starling_ops::defs::{self, Def};
-use starling_ops::program::Op;
 use starling_ops::{Definition, Gradient};
 use std::sync::Arc;
 
@@ -41,6 +40,21 @@ pub(super) fn sum_to(gradient: &Tensor, shape: &[usize]) -> Result<Tensor> {
     sum.reshape(shape)
 }
 
+/// `upstream` times the derivative of a definition, which is not rounded in between.
+pub(super) fn times_slope(
+    upstream: &Tensor,
+    (def, by): (&'static Definition, usize),
+    scalars: &[f64],
+    args: Vec<Arc<Node>>,
+) -> Result<Tensor> {
+    let (device, shape) = (upstream.device(), upstream.shape());
+    let lazy = Lazy::Derivative { def, scalars: scalars.to_vec(), by };
+    let slope = Node::lazy(device, DType::F32, shape, lazy, args)?;
+    let product = Lazy::Apply { def: defs::Mul::DEFINITION, scalars: Vec::new(), output: 0 };
+    let args = vec![upstream.node().clone(), slope];
+    Ok(Tensor::from_node(Node::lazy(device, upstream.dtype(), shape, product, args)?))
+}
+
 struct Elementwise {
     def: &'static Definition,
     scalars: Vec<f64>,
@@ -50,16 +64,11 @@ struct Elementwise {
 impl Elementwise {
     /// `upstream * d result / d input[by]`, summed to the input's shape.
     fn gradient(&self, upstream: &Tensor, inputs: &[Tensor], by: usize) -> Result<Tensor> {
-        let slope = self.def.derivative_program(&self.scalars, by);
-        let gradient = match slope.nodes() {
-            [only] if only.op == Op::Const(1f64.to_bits()) => upstream.clone(),
-            _ => {
-                let lazy = Lazy::Derivative { def: self.def, scalars: self.scalars.clone(), by };
-                let args = inputs.iter().map(|t| t.node().clone()).collect();
-                let (device, shape) = (upstream.device(), upstream.shape());
-                let slope = Node::lazy(device, upstream.dtype(), shape, lazy, args)?;
-                upstream.mul(&Tensor::from_node(slope))?
-            }
+        let gradient = if plan::slope_is_one(self.def, by) {
+            upstream.clone()
+        } else {
+            let args = inputs.iter().map(|t| t.node().clone()).collect();
+            times_slope(upstream, (self.def, by), &self.scalars, args)?
         };
         sum_to(&gradient, inputs[by].shape())
     }
@@ -91,7 +100,8 @@ fn result_dtype(def: &'static Definition, inputs: &[&Tensor]) -> Result<DType> {
     let comparison = def.gradient == Gradient::Truth;
     for (t, (name, domain)) in inputs.iter().zip(def.tensors) {
         let mask = *domain == defs::Domain::Truth || comparison;
-        if mask && t.dtype() == DType::U8 {
+        let uniform = *domain == defs::Domain::Unit && t.dtype() == DType::F32;
+        if uniform || (mask && t.dtype() == DType::U8) {
             continue;
         }
         if !t.dtype().is_float() {
@@ -205,7 +215,8 @@ impl Tensor {
         }
         let (random, instance) = tape::draw(self)?;
         let lazy = Lazy::Uniform { random, instance };
-        let u = Node::lazy(self.device(), self.dtype(), self.shape(), lazy, Vec::new())?;
+        // Not of this tensor's type: rounding would change how often a number is below p.
+        let u = Node::lazy(self.device(), DType::F32, self.shape(), lazy, Vec::new())?;
         Self::apply(defs::Dropout::DEFINITION, &[self, &Tensor::from_node(u)], &[p])
     }
 }

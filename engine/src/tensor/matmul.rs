@@ -2,9 +2,9 @@
 
 use super::Tensor;
 use super::autograd::{Backward, Operation, Saved, record};
-use super::elementwise::broadcast;
+use super::elementwise::{broadcast, times_slope};
 use crate::error::{Error, Result};
-use crate::plan::{self, Lazy, Node, check_shape};
+use crate::plan::{self, check_shape};
 use starling_contract::{DType, Epilogue, Gemm, Immediates, Program, ReduceKind, View};
 use starling_ops::Definition;
 use starling_ops::program::{Builder, Op};
@@ -111,10 +111,8 @@ impl Linear {
     /// The gradient of what the activation was applied to.
     fn before_activation(&self, upstream: &Tensor) -> Result<Tensor> {
         let Some((def, saved)) = &self.activation else { return Ok(upstream.clone()) };
-        let lazy = Lazy::Derivative { def, scalars: def.default_scalars(), by: 0 };
         let args = vec![saved.get(self.name())?.node().clone()];
-        let slope = Node::lazy(upstream.device(), upstream.dtype(), upstream.shape(), lazy, args)?;
-        upstream.mul(&Tensor::from_node(slope))
+        times_slope(upstream, (def, 0), &def.default_scalars(), args)
     }
 }
 

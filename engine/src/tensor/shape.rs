@@ -3,7 +3,7 @@
 use super::Tensor;
 use super::autograd::{Backward, Operation, record};
 use crate::error::{Error, Result};
-use crate::plan::{Lazy, Node, check_shape};
+use crate::plan::{Lazy, Node, Rearrange, check_shape};
 use starling_contract::{Copy, DType, Layout};
 
 /// How a view was taken, and so how its gradient goes back.
@@ -97,10 +97,29 @@ impl Tensor {
         Err(Error::shape(op, format!("there is no axis {axis} in {:?}", self.shape())))
     }
 
+    /// A view of a value that lies in memory; `kind` says which for the way back.
     fn viewed(&self, layout: Layout, kind: View) -> Result<Tensor> {
         let stored = self.node().stored()?.with(layout);
         let node = Node::from_stored(self.device(), self.dtype(), stored);
         Ok(record(node, &[self], || ViewOperation { kind, shape: self.shape().to_vec() }))
+    }
+
+    /// A view of an expression is an expression too: what reads it reads the operands through the
+    /// view. `None` for what lies in memory, and where an element's place matters.
+    fn rearranged(
+        &self,
+        shape: &[usize],
+        rearrange: Rearrange,
+        kind: impl FnOnce() -> View,
+    ) -> Result<Option<Tensor>> {
+        let node = self.node();
+        if node.is_stored() || node.positional() || node.is_same_everywhere() {
+            return Ok(None);
+        }
+        let (lazy, args) = (Lazy::View(rearrange), vec![node.clone()]);
+        let node = Node::lazy(self.device(), self.dtype(), shape, lazy, args)?;
+        let operation = || ViewOperation { kind: kind(), shape: self.shape().to_vec() };
+        Ok(Some(record(node, &[self], operation)))
     }
 
     fn layout(&self) -> Result<Layout> {
@@ -120,6 +139,13 @@ impl Tensor {
             let message = format!("{:?} has other elements than {shape:?}", self.shape());
             return Err(Error::shape("reshape", message));
         }
+        // A view of a view may have strides that no other shape has.
+        if !self.node().is_view() {
+            let to = Rearrange::Reshape(Layout::contiguous(shape));
+            if let Some(view) = self.rearranged(shape, to, || View::Reshape)? {
+                return Ok(view);
+            }
+        }
         let layout = match self.layout()?.reshape(shape) {
             Some(layout) => return self.viewed(layout, View::Reshape),
             None => Layout::contiguous(shape),
@@ -138,7 +164,12 @@ impl Tensor {
             let message = format!("{axes:?} is no permutation of {} axes", self.rank());
             return Err(Error::shape("permute", message));
         }
-        self.viewed(self.layout()?.permute(axes), View::Permute(axes.to_vec()))
+        let kind = || View::Permute(axes.to_vec());
+        let shape: Vec<usize> = axes.iter().map(|&a| self.shape()[a]).collect();
+        if let Some(view) = self.rearranged(&shape, Rearrange::Permute(axes.to_vec()), kind)? {
+            return Ok(view);
+        }
+        self.viewed(self.layout()?.permute(axes), kind())
     }
 
     /// Two axes exchanged; negative ones count from the end.
@@ -172,8 +203,14 @@ impl Tensor {
             return Err(Error::shape("slice", message));
         }
         let step = if len > 1 { step } else { 1 };
-        let layout = self.layout()?.slice(axis, start, len, step);
-        self.viewed(layout, View::Slice { axis, start, step })
+        let kind = || View::Slice { axis, start, step };
+        let mut shape = self.shape().to_vec();
+        shape[axis] = len;
+        let rearrange = Rearrange::Slice { axis, start, len, step };
+        if let Some(view) = self.rearranged(&shape, rearrange, kind)? {
+            return Ok(view);
+        }
+        self.viewed(self.layout()?.slice(axis, start, len, step), kind())
     }
 
     /// Repeats axes of extent 1 and adds leading ones, without copying.
@@ -253,6 +290,12 @@ impl Tensor {
     pub fn to_dtype(&self, dtype: DType) -> Result<Tensor> {
         if dtype == self.dtype() {
             return Ok(self.clone());
+        }
+        let elementwise = |d: DType| d.is_float() || d == DType::U8;
+        if dtype.is_float() && elementwise(self.dtype()) {
+            let args = vec![self.node().clone()];
+            let node = Node::lazy(self.device(), dtype, self.shape(), Lazy::Repeat, args)?;
+            return Ok(record(node, &[self], || Cast(self.dtype())));
         }
         let (out, dst) = Tensor::output(self.device(), dtype, self.shape())?;
         self.device().run(Copy { src: self.view()?, dst })?;

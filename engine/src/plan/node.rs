@@ -1,23 +1,13 @@
-//! The plan: elementwise work is put off and fused into the verb that needs its result.
-//!
-//! A [`Node`] is a value that is either stored or still an expression over other nodes. An
-//! expression is computed when a verb that is no map needs it, when it is downloaded, when memory
-//! that it reads is about to be overwritten, or when it has grown past [`MAX_COST`] program nodes
-//! or [`MAX_LEAVES`] operands. A fused chain computes in f32 and rounds once, at its output.
+//! Values: stored, or expressions that can be computed when they are needed.
 
-mod watch;
-
-pub(crate) use watch::{Watching, Written};
-
+use super::fusion::Fusion;
+use super::watch;
 use crate::device::{Device, Random};
 use crate::error::{Error, Result};
-use starling_contract::{Buffer, DType, Layout, MAX_RANK, Map, Reduce, ReduceKind, View};
-use starling_ops::program::{Builder, MAX_IMMEDIATES, NodeId, Op};
-use starling_ops::trace::Trace;
-use starling_ops::{Definition, Key, Math};
-use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
-use std::mem;
+use starling_contract::{Buffer, DType, Fill, Layout, MAX_RANK, View};
+use starling_ops::Definition;
+use starling_ops::program::MAX_IMMEDIATES;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -94,13 +84,16 @@ impl Stored {
 
 impl Memory {
     /// Computes everything that still waits to read this memory, then marks it as changed.
-    fn before_write(&self) -> Result<()> {
-        let nodes: Vec<_> = lock(&self.nodes).iter().filter_map(Weak::upgrade).collect();
-        for node in nodes {
+    pub(super) fn before_write(&self) -> Result<()> {
+        let mut nodes: Vec<_> = lock(&self.nodes).iter().filter_map(Weak::upgrade).collect();
+        while let Some(node) = nodes.pop() {
             let consumers: Vec<_> =
                 lock(&node.consumers).drain(..).filter_map(|c| c.upgrade()).collect();
             for consumer in consumers {
-                consumer.stored()?;
+                // A view shares the memory, so what waits to read the view must be computed too.
+                if std::ptr::eq(Arc::as_ptr(&consumer.stored()?.memory), self) {
+                    nodes.push(consumer);
+                }
             }
         }
         self.version.fetch_add(1, Ordering::AcqRel);
@@ -108,7 +101,7 @@ impl Memory {
     }
 }
 
-fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every critical section here leaves its data consistent at each step.
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -132,36 +125,61 @@ pub(crate) enum Lazy {
     Derivative { def: &'static Definition, scalars: Vec<f64>, by: usize },
     /// Uniform numbers in [0, 1).
     Uniform { random: Random, instance: u32 },
-    /// The argument, repeated.
+    /// The argument, repeated or in another type.
     Repeat,
+    /// The argument's elements in other places.
+    View(Rearrange),
+}
+
+/// How a view names the elements of what it is taken from.
+pub(crate) enum Rearrange {
+    /// In row-major order under another shape.
+    Reshape(Layout),
+    /// Axis `i` is axis `axes[i]`.
+    Permute(Vec<usize>),
+    /// Every `step`th element of an axis.
+    Slice { axis: usize, start: usize, len: usize, step: isize },
+}
+
+impl Rearrange {
+    /// The view of what lies as `layout` says; `None` where strides cannot express it.
+    pub(crate) fn of(&self, layout: &Layout) -> Option<Layout> {
+        match self {
+            Rearrange::Reshape(to) => layout.reshape(to.shape()),
+            Rearrange::Permute(axes) => Some(layout.permute(axes)),
+            &Rearrange::Slice { axis, start, len, step } => {
+                Some(layout.slice(axis, start, len, step))
+            }
+        }
+    }
 }
 
 impl Lazy {
     /// About how many program nodes it adds.
     fn cost(&self) -> usize {
         match self {
-            Lazy::Literal(_) | Lazy::Repeat => 0,
+            Lazy::Literal(_) | Lazy::Repeat | Lazy::View(_) => 0,
             Lazy::Apply { .. } => 4,
             Lazy::Derivative { .. } => 8,
             Lazy::Uniform { .. } => 6,
         }
     }
-}
 
-impl Lazy {
     /// The most immediates that it adds: its numbers, and as many made of them.
     fn numbers(&self) -> usize {
         match self {
             Lazy::Literal(_) => 1,
             Lazy::Apply { scalars, .. } | Lazy::Derivative { scalars, .. } => 2 * scalars.len(),
-            Lazy::Uniform { .. } | Lazy::Repeat => 0,
+            Lazy::Uniform { .. } | Lazy::Repeat | Lazy::View(_) => 0,
         }
     }
 }
 
-struct Expression {
-    lazy: Lazy,
-    args: Vec<Arc<Node>>,
+pub(super) struct Expression {
+    pub(super) lazy: Lazy,
+    pub(super) args: Vec<Arc<Node>>,
+    /// What a program over it would hold at most: shared parts may count more than once.
+    size: Size,
 }
 
 enum State {
@@ -177,7 +195,7 @@ pub(crate) struct Node {
     state: Mutex<State>,
     consumers: Mutex<Vec<Weak<Node>>>,
     /// Grows from node to node.
-    number: u64,
+    pub(super) number: u64,
 }
 
 impl Node {
@@ -220,13 +238,18 @@ impl Node {
                 arg.stored()?;
             }
         }
-        while !measure(&args).plus(&lazy).fits() {
+        let mut size = bound(&args);
+        while !size.takes(&lazy) {
+            size = measure(&args);
+            if size.takes(&lazy) {
+                break;
+            }
             // The most expensive argument is computed first; at the end all are stored.
             let put_off = args.iter().filter(|a| !a.is_stored());
             let Some(largest) = put_off.max_by_key(|a| a.cost()) else { break };
             largest.stored()?;
         }
-        let expression = Arc::new(Expression { lazy, args });
+        let expression = Arc::new(Expression { size: size.plus(&lazy), lazy, args });
         let node = Arc::new(Self {
             device: device.clone(),
             dtype,
@@ -242,7 +265,7 @@ impl Node {
         Ok(node)
     }
 
-    fn expression(&self) -> Option<Arc<Expression>> {
+    pub(super) fn expression(&self) -> Option<Arc<Expression>> {
         match &*lock(&self.state) {
             State::Stored(_) => None,
             State::Lazy(e) => Some(e.clone()),
@@ -256,7 +279,7 @@ impl Node {
 
     /// True when the value depends on the element's position, so that it cannot be repeated
     /// inside another iteration space.
-    fn positional(&self) -> bool {
+    pub(crate) fn positional(&self) -> bool {
         self.expression().is_some_and(|e| {
             matches!(e.lazy, Lazy::Uniform { .. }) || e.args.iter().any(|a| a.positional())
         })
@@ -277,16 +300,28 @@ impl Node {
     }
 
     fn compute(self: &Arc<Self>, expression: &Expression) -> Result<Stored> {
-        let out = Stored::new(&self.device, self.dtype, self.shape())?;
-        if let Lazy::Literal(value) = expression.lazy {
-            let dst = out.view(self.dtype);
-            self.device.run(starling_contract::Fill { dst, value })?;
-        } else {
-            let mut fusion = Fusion::new(self.shape());
-            let root = fusion.visit(self)?;
-            let outputs = vec![out.view(self.dtype)];
-            self.device.run(fusion.map(&[root], outputs))?;
-        }
+        let out = match (&expression.lazy, &expression.args[..]) {
+            (Lazy::View(rearrange), [base]) => {
+                let base = base.stored()?;
+                let layout = rearrange.of(&base.layout).ok_or_else(|| {
+                    Error::shape("view", format!("{:?} cannot be seen so", base.layout))
+                })?;
+                base.with(layout)
+            }
+            (Lazy::Literal(value), _) => {
+                let out = Stored::new(&self.device, self.dtype, self.shape())?;
+                let (dst, value) = (out.view(self.dtype), *value);
+                self.device.run(Fill { dst, value })?;
+                out
+            }
+            _ => {
+                let out = Stored::new(&self.device, self.dtype, self.shape())?;
+                let mut fusion = Fusion::new(self.shape());
+                let root = fusion.unrounded(self)?;
+                self.device.run(fusion.map(&[root], vec![out.view(self.dtype)]))?;
+                out
+            }
+        };
         let mut state = lock(&self.state);
         if let State::Stored(s) = &*state {
             return Ok(s.clone());
@@ -314,6 +349,16 @@ impl Node {
             }
     }
 
+    /// True when it is an expression that rearranges another one's elements.
+    pub(crate) fn is_view(&self) -> bool {
+        self.expression().is_some_and(|e| matches!(e.lazy, Lazy::View(_)))
+    }
+
+    /// True for a number that is not in memory.
+    pub(crate) fn is_same_everywhere(&self) -> bool {
+        self.expression().is_some_and(|e| matches!(e.lazy, Lazy::Literal(_)))
+    }
+
     /// True when the value lies in memory.
     pub(crate) fn is_stored(&self) -> bool {
         matches!(*lock(&self.state), State::Stored(_))
@@ -321,7 +366,7 @@ impl Node {
 }
 
 /// What a program would hold.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Size {
     /// About how many nodes.
     cost: usize,
@@ -333,13 +378,36 @@ struct Size {
 
 impl Size {
     fn plus(mut self, lazy: &Lazy) -> Self {
+        self.cost += lazy.cost();
         self.numbers += lazy.numbers();
         self
     }
 
-    fn fits(&self) -> bool {
-        self.cost <= MAX_COST && self.leaves <= MAX_LEAVES && self.numbers <= MAX_IMMEDIATES
+    /// True when an expression over it may be put off.
+    fn takes(&self, lazy: &Lazy) -> bool {
+        let numbers = self.numbers + lazy.numbers();
+        self.cost <= MAX_COST && self.leaves <= MAX_LEAVES && numbers <= MAX_IMMEDIATES
     }
+}
+
+/// The sizes of `roots` together, without looking for what they share.
+fn bound(roots: &[Arc<Node>]) -> Size {
+    let add = |mut all: Size, node: &Arc<Node>| {
+        let size = match &*lock(&node.state) {
+            State::Stored(_) => Size { leaves: 1, ..Size::default() },
+            State::Lazy(e) => e.size,
+        };
+        all.cost += size.cost;
+        all.leaves += size.leaves;
+        all.numbers += size.numbers;
+        all
+    };
+    roots.iter().fold(Size::default(), add)
+}
+
+/// True when a program over the node has no operand.
+pub(super) fn reads_nothing(node: &Arc<Node>) -> bool {
+    measure([node]).leaves == 0
 }
 
 /// What a program over `roots` would hold, each distinct expression and operand counted once.
@@ -363,189 +431,4 @@ fn measure<'a>(roots: impl IntoIterator<Item = &'a Arc<Node>>) -> Size {
     }
     size.leaves = leaves.len();
     size
-}
-
-/// Builds one program out of expressions.
-struct Fusion {
-    shape: Vec<usize>,
-    builder: RefCell<Builder>,
-    inputs: Vec<View>,
-    params: Vec<View>,
-    done: HashMap<*const Node, NodeId>,
-    /// The expressions in the program. Another thread may compute one meanwhile, which then lets
-    /// its operands go: their memory must not be used again before the verb is submitted.
-    held: Vec<Arc<Expression>>,
-}
-
-impl Fusion {
-    fn new(shape: &[usize]) -> Self {
-        Self {
-            shape: shape.to_vec(),
-            builder: RefCell::default(),
-            inputs: Vec::new(),
-            params: Vec::new(),
-            done: HashMap::new(),
-            held: Vec::new(),
-        }
-    }
-
-    /// The node's value as a node of the program.
-    fn visit(&mut self, node: &Arc<Node>) -> Result<NodeId> {
-        if let Some(&id) = self.done.get(&Arc::as_ptr(node)) {
-            return Ok(id);
-        }
-        let id = match node.expression() {
-            None => {
-                let view = node.view()?;
-                self.input(view)?
-            }
-            // Computed once, not again by every replay: see `watch`.
-            Some(_) if watch::is_older(node) => {
-                let view = node.view()?;
-                self.input(view)?
-            }
-            Some(e) => {
-                let id = self.expression(&e)?;
-                self.held.push(e);
-                id
-            }
-        };
-        self.done.insert(Arc::as_ptr(node), id);
-        Ok(id)
-    }
-
-    fn expression(&mut self, e: &Expression) -> Result<NodeId> {
-        let args: Vec<NodeId> = e.args.iter().map(|a| self.visit(a)).collect::<Result<_>>()?;
-        Ok(match &e.lazy {
-            Lazy::Literal(x) => self.number(x),
-            Lazy::Apply { def, scalars, output } => {
-                let scalars = self.numbers(scalars);
-                def.put(&self.builder, &args, &scalars)[*output]
-            }
-            Lazy::Derivative { def, scalars, by } => {
-                let scalars = self.numbers(scalars);
-                def.put_derivative(&self.builder, &args, &scalars, *by)[0]
-            }
-            Lazy::Uniform { random, instance } => {
-                let key: Key<usize> = random.key(*instance)?.map(|view| self.param(view));
-                let t = Trace(&self.builder);
-                t.uniform(t.index(), key.map(|i| t.param_word(i))).0
-            }
-            Lazy::Repeat => args[0],
-        })
-    }
-
-    /// A stored operand, repeated to the iteration space; equal operands are one input.
-    fn input(&mut self, view: View) -> Result<NodeId> {
-        let layout = view.layout.broadcast_to(&self.shape).ok_or_else(|| {
-            Error::shape("map", format!("{:?} does not broadcast to {:?}", view, self.shape))
-        })?;
-        let view = view.with(layout);
-        let known = self.inputs.iter().position(|v| same_view(v, &view));
-        let at = known.unwrap_or_else(|| {
-            self.inputs.push(view);
-            self.inputs.len() - 1
-        });
-        Ok(self.builder.borrow_mut().put(Op::Input(at as u16), &[]))
-    }
-
-    fn param(&mut self, view: View) -> usize {
-        let known = self.params.iter().position(|v| same_view(v, &view));
-        known.unwrap_or_else(|| {
-            self.params.push(view);
-            self.params.len() - 1
-        })
-    }
-
-    /// A number that a user passed: no part of the program.
-    fn number(&self, x: &f64) -> NodeId {
-        self.builder.borrow_mut().immediate(*x)
-    }
-
-    fn numbers(&self, all: &[f64]) -> Vec<NodeId> {
-        all.iter().map(|x| self.number(x)).collect()
-    }
-
-    /// The program as a map, whose operands are alive as long as `self` is.
-    fn map(&mut self, roots: &[NodeId], outputs: Vec<View>) -> Map {
-        let (program, immediates) = self.builder.take().finish_with_immediates(roots);
-        let (params, inputs) = (mem::take(&mut self.params), mem::take(&mut self.inputs));
-        Map { program: Arc::new(program), params, immediates, inputs, outputs }
-    }
-}
-
-fn same_view(a: &View, b: &View) -> bool {
-    a.same_storage(b) && a.layout == b.layout && a.dtype == b.dtype
-}
-
-/// Reduces `node` over the axes in `axes` (a bit each) with its expression fused into the verb;
-/// the result keeps the reduced axes with extent 1.
-pub(crate) fn reduce(node: &Arc<Node>, kind: ReduceKind, axes: u32) -> Result<Arc<Node>> {
-    let shape: Vec<usize> = node
-        .shape()
-        .iter()
-        .enumerate()
-        .map(|(i, &n)| if axes >> i & 1 == 1 { 1 } else { n })
-        .collect();
-    let dtype = match kind {
-        ReduceKind::ArgMax | ReduceKind::ArgMin => DType::I32,
-        _ => DType::F32,
-    };
-    let out = Stored::new(&node.device, dtype, &shape)?;
-    let mut fusion = Fusion::new(node.shape());
-    if measure([node]).leaves == 0 {
-        // Nothing to read: the iteration space needs an operand that carries its shape.
-        node.stored()?;
-    }
-    let root = fusion.visit(node)?;
-    let Map { program, params, immediates, inputs, .. } = fusion.map(&[root], Vec::new());
-    let (output, workspace) = (out.view(dtype), None);
-    node.device.run(Reduce {
-        kind,
-        program,
-        params,
-        immediates,
-        inputs,
-        axes,
-        output,
-        workspace,
-    })?;
-    Ok(Node::from_stored(&node.device, dtype, out))
-}
-
-/// Runs a definition in place: result `i` replaces `outputs[i]`. Inputs with one element where the
-/// outputs have more are read as parameters, so their values may change under a captured step.
-pub(crate) fn update(
-    def: &'static Definition,
-    scalars: &[f64],
-    inputs: &[Arc<Node>],
-    outputs: &[Arc<Node>],
-) -> Result<()> {
-    if inputs.len() != def.tensors.len() || outputs.len() != def.outputs || outputs.is_empty() {
-        return Err(Error::invalid(format!("{} has other inputs or outputs", def.name)));
-    }
-    let shape = outputs[0].shape().to_vec();
-    let mut fusion = Fusion::new(&shape);
-    let mut args = Vec::new();
-    for node in inputs {
-        let scalar = node.len() == 1 && node.shape() != shape && node.dtype == DType::F32;
-        args.push(if scalar {
-            let stored = node.stored()?;
-            let layout = Layout::new(&[], &[], stored.layout.offset());
-            let at = fusion.param(stored.with(layout).view(node.dtype));
-            fusion.builder.borrow_mut().put(Op::Param(at as u16), &[])
-        } else {
-            fusion.visit(node)?
-        });
-    }
-    let scalars = fusion.numbers(scalars);
-    let roots = def.put(&fusion.builder, &args, &scalars);
-    let mut views = Vec::new();
-    for node in outputs {
-        let stored = node.stored()?;
-        stored.before_write(&node.device)?;
-        views.push(stored.view(node.dtype));
-    }
-    let device = &outputs[0].device;
-    device.run(fusion.map(&roots, views))
 }
