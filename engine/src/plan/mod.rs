@@ -1,8 +1,8 @@
 //! The plan: elementwise work is put off and fused into the verb that needs its result.
 //!
-//! A [`Node`] is a value that is either stored or still an expression over other nodes: definitions,
-//! numbers, casts, and views of any of these. An expression is computed when a verb that is no map
-//! needs it, when it is downloaded, when memory that it reads is about to be overwritten, or when
+//! A [`Node`] is a value that is either stored or still an expression over other nodes:
+//! definitions, numbers, casts, and views of any of these. It is computed when a verb that is no
+//! map needs it, when it is downloaded, when memory that it reads is about to be overwritten, or when
 //! it has grown too long or has too many operands. What a program has in common with others of its
 //! outline is made once (`outline`).
 //!

@@ -112,7 +112,8 @@ impl<M: Math, H: Host> Math for Fold<M, H> {
     }
     folded! {
         add(a, b); sub(a, b); div(a, b); fma(a, b, c); mul_add(a, b, c); hold(a); neg(a); abs(a);
-        min(a, b); max(a, b); floor(a); round(a); round_f16(a); round_bf16(a); sqrt(a); rsqrt(a); exp(a); expm1(a); log(a);
+        min(a, b); max(a, b); floor(a); round(a); round_f16(a);
+        round_bf16(a); sqrt(a); rsqrt(a); exp(a); expm1(a); log(a);
         log1p(a); sin(a); cos(a); tanh(a); erf(a); sigmoid(a); softplus(a); pow(a, b);
     }
     #[inline(always)]
