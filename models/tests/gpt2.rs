@@ -178,3 +178,47 @@ fn files_of_another_model_are_refused_by_name() {
     std::fs::write(dir.path().join("pytorch_model.bin"), b"x").unwrap();
     assert!(refused().contains("pytorch_model.bin"));
 }
+
+/// The likeliest of the last axis.
+fn likeliest(logits: &[f32]) -> i32 {
+    let best = |best: usize, i: usize| if logits[i] > logits[best] { i } else { best };
+    (0..logits.len()).fold(0, best) as i32
+}
+
+#[test]
+fn decoding_256_tokens_is_one_captured_list_replayed() {
+    const TOKENS: usize = 256;
+    let model = model(Config::bytes(2, 32, 4, TOKENS, 0.0));
+    let device = model.device().clone();
+    let mut cache = model.cache().unwrap();
+    let token = Tensor::from_slice(&device, &[0i32], &[1, 1]).unwrap();
+    let position = Tensor::from_slice(&device, &[0i32], &[1]).unwrap();
+    let f32 = starling_engine::DType::F32;
+    let (captured, logits) = device
+        .capture(|| {
+            let logits = model.logits_at(&token, &position, &cache)?;
+            token.slice_assign(1, 0, &logits.argmax(-1, false)?)?;
+            let next = position.to_dtype(f32)?.add_scalar(1.0)?;
+            position.slice_assign(0, 0, &next.to_dtype(position.dtype())?)?;
+            Ok(logits)
+        })
+        .unwrap();
+    cache.wipe().unwrap();
+    token.copy_from_slice(&[7i32]).unwrap();
+    position.copy_from_slice(&[0i32]).unwrap();
+    let (mut ids, mut last) = (vec![7], Vec::new());
+    for _ in 0..TOKENS {
+        captured.replay().unwrap();
+        ids.push(token.to_vec::<i32>().unwrap()[0]);
+        last = logits.to_vec::<f32>().unwrap();
+    }
+    // One pass over all tokens gives the same logits, and each token is the likeliest one.
+    let all = whole(&model, &ids[..TOKENS]);
+    let vocabulary = all.len() / TOKENS;
+    for (i, logits) in all.chunks(vocabulary).enumerate() {
+        let (next, best) = (ids[i + 1] as usize, likeliest(logits) as usize);
+        let close = logits[best] - logits[next] < 1e-4;
+        assert!(close, "token {i}: {next} and not {best}");
+    }
+    close(&last, &all[(TOKENS - 1) * vocabulary..]);
+}

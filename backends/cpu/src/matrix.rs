@@ -3,7 +3,8 @@
 use crate::host::NAME;
 use crate::map::is_elementwise;
 use starling_contract::{
-    Attention, AttentionBackward, CheckedRef, DType, Error, Gemm, HostStorage, Layout, Result, View,
+    Attention, AttentionBackward, CheckedRef, DType, Error, Gemm, HostStorage, Layout, Lengths,
+    Result, Sequence, View,
 };
 use starling_kernels_cpu::Isa;
 use starling_kernels_cpu::attention::{self, Mask, Tensor};
@@ -27,7 +28,7 @@ pub(crate) fn runs_attention(v: &Attention) -> bool {
 
 /// What the kernels leave to the engine.
 pub(crate) fn composes_attention(v: &Attention) -> bool {
-    !v.sight.is_plain() || v.score.is_some() || v.dropout.is_some()
+    v.sight.blocks.is_some() || v.score.is_some() || v.dropout.is_some()
 }
 
 pub(crate) fn composes_attention_backward(v: &AttentionBackward) -> bool {
@@ -130,13 +131,83 @@ fn mask(op: &'static str, view: &View) -> Result<Mask> {
     }
 }
 
-fn unpack(op: &'static str, v: &Attention) -> Result<attention::Forward> {
+thread_local! {
+    /// What each query sees, and starts of sequences: kept so that a step does not allocate.
+    static SPANS: Cell<(Vec<[u32; 2]>, Vec<i64>)> = const { Cell::new((Vec::new(), Vec::new())) };
+}
+
+/// Appends the numbers of an i32 or u32 view.
+fn put_integers(op: &'static str, view: &View, to: &mut Vec<i64>) -> Result<()> {
+    let first = bytes(op, view)?.cast::<i32>();
+    for at in view.layout.positions() {
+        // SAFETY: the verb's check found the view of 4-byte integers inside its storage.
+        let x = unsafe { first.add(at).read_unaligned() };
+        to.push(if view.dtype == DType::U32 { i64::from(x as u32) } else { i64::from(x) });
+    }
+    Ok(())
+}
+
+/// The keys that each query sees, where that is not a matter of causality alone.
+fn put_spans(
+    op: &'static str,
+    v: &Attention,
+    spans: &mut Vec<[u32; 2]>,
+    numbers: &mut Vec<i64>,
+) -> Result<()> {
+    let [batch, _, queries, keys] = v.pairs();
+    spans.clear();
+    numbers.clear();
+    let mut starts = 0;
+    match &v.sight.lengths {
+        Lengths::Full => {}
+        Lengths::Keys(lengths) => put_integers(op, lengths, numbers)?,
+        Lengths::Packed { queries, keys } => {
+            starts = queries.shape()[1];
+            put_integers(op, queries, numbers)?;
+            put_integers(op, keys, numbers)?;
+        }
+    }
+    for b in 0..batch {
+        for query in 0..queries {
+            let own = |part: usize| &numbers[(part * batch + b) * starts..][..starts];
+            let sequence = match &v.sight.lengths {
+                Lengths::Full => Sequence::first(keys as i64, [queries, keys]),
+                Lengths::Keys(_) => Sequence::first(numbers[b], [queries, keys]),
+                Lengths::Packed { .. } => {
+                    Sequence::packed(query, [own(0), own(1)], [queries, keys])
+                }
+            };
+            let seen = v.sight.keys(query, &sequence);
+            spans.push(if seen.is_empty() { [0, 0] } else { [seen.start as u32, seen.end as u32] });
+        }
+    }
+    Ok(())
+}
+
+/// Calls `f` with the pointers and strides of the forward's operands.
+fn with_unpacked(
+    op: &'static str,
+    v: &Attention,
+    f: impl FnOnce(attention::Forward) -> Result<()>,
+) -> Result<()> {
+    if v.sight.is_plain() {
+        return f(unpack(op, v, std::ptr::null())?);
+    }
+    let (mut spans, mut numbers) = SPANS.take();
+    let result =
+        put_spans(op, v, &mut spans, &mut numbers).and_then(|()| f(unpack(op, v, spans.as_ptr())?));
+    SPANS.set((spans, numbers));
+    result
+}
+
+fn unpack(op: &'static str, v: &Attention, spans: *const [u32; 2]) -> Result<attention::Forward> {
     Ok(attention::Forward {
         q: tensor(op, &v.q)?,
         k: tensor(op, &v.k)?,
         v: tensor(op, &v.v)?,
         mask: v.mask.as_ref().map(|m| mask(op, m)).transpose()?,
-        causal: v.sight.causal,
+        causal: v.sight.causal && spans.is_null(),
+        spans,
         scale: v.scale,
         out: tensor(op, &v.out)?,
         lse: tensor(op, &v.lse)?,
@@ -144,11 +215,13 @@ fn unpack(op: &'static str, v: &Attention) -> Result<attention::Forward> {
 }
 
 pub(crate) fn attention(isa: Isa, v: CheckedRef<'_, Attention>) -> Result<()> {
-    let call = unpack("attention", &v)?;
-    // SAFETY: the verb's check found shapes that fit, every view inside its storage and the outputs
-    // apart from everything; the stream's order keeps other verbs away.
-    unsafe { attention::forward(isa, &call) };
-    Ok(())
+    with_unpacked("attention", &v, |call| {
+        // SAFETY: the verb's check found shapes that fit, every view inside its storage and the
+        // outputs apart from everything; the stream's order keeps other verbs away. There are as
+        // many spans as queries, none beyond the keys: `put_spans`.
+        unsafe { attention::forward(isa, &call) };
+        Ok(())
+    })
 }
 
 pub(crate) fn attention_backward(isa: Isa, v: CheckedRef<'_, AttentionBackward>) -> Result<()> {
@@ -167,15 +240,17 @@ pub(crate) fn attention_backward(isa: Isa, v: CheckedRef<'_, AttentionBackward>)
     if !workspace.is_aligned() {
         return Err(Error::shape(op, "the workspace must be aligned for f32"));
     }
-    let call = attention::Backward {
-        forward: unpack(op, &v.forward)?,
-        d_out: tensor(op, &v.d_out)?,
-        d_q: tensor(op, &v.d_q)?,
-        d_k: tensor(op, &v.d_k)?,
-        d_v: tensor(op, &v.d_v)?,
-        workspace,
-    };
-    // SAFETY: as in `attention`; the workspace is as long as the kernel asks for.
-    unsafe { attention::backward(isa, &call) };
-    Ok(())
+    with_unpacked(op, &v.forward, |forward| {
+        let call = attention::Backward {
+            forward,
+            d_out: tensor(op, &v.d_out)?,
+            d_q: tensor(op, &v.d_q)?,
+            d_k: tensor(op, &v.d_k)?,
+            d_v: tensor(op, &v.d_v)?,
+            workspace,
+        };
+        // SAFETY: as in `attention`; the workspace is as long as the kernel asks for.
+        unsafe { attention::backward(isa, &call) };
+        Ok(())
+    })
 }

@@ -3,7 +3,7 @@
 use super::{Linear, Module, join};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::tensor::{AttentionOptions, Tensor};
+use crate::tensor::{AttentionOptions, SequenceLengths, Tensor};
 use starling_contract::DType;
 
 /// Keys and values of the tokens so far, in memory that is taken once: a new token's are written
@@ -31,6 +31,17 @@ impl KvCache {
         let shape = [batch, heads, capacity, head_dim];
         let room = || Tensor::zeros(device, DType::F32, &shape)?.contiguous();
         Ok(Self { keys: room()?, values: room()? })
+    }
+
+    /// Makes every token's place empty, as [`CausalSelfAttention::forward_next`] needs them.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn clear(&self) -> Result<()> {
+        for part in [&self.keys, &self.values] {
+            part.slice_assign(2, 0, &part.zeros_like()?)?;
+        }
+        Ok(())
     }
 
     /// Number of tokens that fit.
@@ -102,6 +113,33 @@ impl CausalSelfAttention {
         let values = cache.values.narrow(2, 0, total)?;
         let mixed = heads(0)?.attention(&keys, &values, &self.options())?;
         self.out.forward(&mixed.transpose(1, 2)?.reshape(&[batch, sequence, dim])?)
+    }
+}
+
+impl CausalSelfAttention {
+    /// As [`CausalSelfAttention::forward_cached`] for one more token of each sequence, `x`
+    /// `[batch, 1, dim]`, whose place `position`, `[1]` i32, is read on the device: a captured step
+    /// decodes token after token. The place must be empty, see [`KvCache::clear`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for more tokens than one. A position outside the cache is the device's
+    /// error for an index outside its table.
+    pub fn forward_next(&self, x: &Tensor, cache: &KvCache, position: &Tensor) -> Result<Tensor> {
+        let &[batch, 1, dim] = x.shape() else {
+            return Err(Error::invalid(format!("{:?} is not [batch, 1, dim]", x.shape())));
+        };
+        let packed = self.qkv.forward(x)?;
+        let heads = |part: usize| -> Result<Tensor> {
+            let split = [batch, 1, self.heads, dim / self.heads.max(1)];
+            packed.narrow(2, part * dim, dim)?.reshape(&split)?.transpose(1, 2)
+        };
+        cache.keys.add_at(2, position, &heads(1)?)?;
+        cache.values.add_at(2, position, &heads(2)?)?;
+        let tokens = position.to_dtype(DType::F32)?.add_scalar(1.0)?.to_dtype(DType::I32)?;
+        let lengths = SequenceLengths::Keys(tokens.broadcast_to(&[batch])?);
+        let options = AttentionOptions { lengths, ..self.options() };
+        let mixed = heads(0)?.attention(&cache.keys, &cache.values, &options)?;
+        self.out.forward(&mixed.transpose(1, 2)?.reshape(&[batch, 1, dim])?)
     }
 }
 

@@ -78,6 +78,25 @@ impl Tensor {
         self.pick(index, index.view()?, axis, index.shape())
     }
 
+    /// Adds `source` in place at `index`, `[n]`, along `axis`: elsewhere it has this tensor's
+    /// extents, there `n`.
+    pub(crate) fn add_at(&self, axis: usize, index: &Tensor, source: &Tensor) -> Result<()> {
+        self.check_writable("add_at")?;
+        source.check_source("add_at")?;
+        let view = index.view()?;
+        let mut column = vec![1; self.rank()];
+        column[axis] = index.len();
+        let layout = view.layout.reshape(&column);
+        let layout = layout.and_then(|l| l.broadcast_to(source.shape())).ok_or_else(|| {
+            Error::shape("add_at", format!("indices {:?} of {:?}", index.shape(), source.shape()))
+        })?;
+        let (x, stored) = (source.view()?, self.node().stored()?);
+        stored.before_write(self.device())?;
+        let out = stored.view(self.dtype());
+        let index = view.with(layout);
+        self.device().run(ScatterAdd { x, index, axis, out, workspace: None })
+    }
+
     /// The rows (along the first axis) that `index` names: `[n, ..]` and indices `[i..]` give
     /// `[i.., ..]`. The lookup of an embedding; its gradient adds equal rows in their order.
     ///

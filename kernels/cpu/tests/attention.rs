@@ -245,6 +245,7 @@ fn computed(isa: Isa, case: &Case, [q, k, v, d_out]: &mut [Held; 4]) -> [Vec<f32
         v: v.tensor(),
         mask: case.mask.mask(case.scores_shape()),
         causal: case.causal,
+        spans: std::ptr::null(),
         scale: case.scale,
         out: out.tensor(),
         lse: Tensor { at: lse.as_mut_ptr(), layout: Layout::contiguous(&shape) },

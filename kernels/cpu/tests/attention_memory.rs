@@ -55,6 +55,7 @@ fn peaks(heads: usize, length: usize, dim: usize, threads: usize) -> [usize; 2] 
         v: next(),
         mask: None,
         causal: true,
+        spans: std::ptr::null(),
         scale: 0.125,
         out: next(),
         lse: Tensor { at: lse.as_mut_ptr(), layout: Layout::contiguous(&shape[..3]) },

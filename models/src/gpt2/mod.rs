@@ -61,11 +61,12 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor, mode: Mode, cache: Option<(&KvCache, usize)>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, mode: Mode, past: Past<'_>) -> Result<Tensor> {
         let normed = self.norm_1.forward(x)?;
-        let mixed = match cache {
-            None => self.attention.forward(&normed)?,
-            Some((cache, past)) => self.attention.forward_cached(&normed, cache, past)?,
+        let mixed = match past {
+            Past::None => self.attention.forward(&normed)?,
+            Past::Tokens(cache, n) => self.attention.forward_cached(&normed, cache, n)?,
+            Past::OnDevice(cache, n) => self.attention.forward_next(&normed, cache, n)?,
         };
         let x = x.add(&self.dropout.forward(&mixed, mode)?)?;
         let fed = self.mlp.forward(&self.norm_2.forward(&x)?)?;
@@ -80,6 +81,16 @@ impl Module for Block {
         self.norm_2.visit(&join(prefix, "ln_2"), f);
         self.mlp.visit(&join(prefix, "mlp"), f);
     }
+}
+
+/// What came before the tokens of a pass.
+#[derive(Clone, Copy)]
+enum Past<'a> {
+    None,
+    /// So many tokens.
+    Tokens(&'a KvCache, usize),
+    /// As many as a number on the device says.
+    OnDevice(&'a KvCache, &'a Tensor),
 }
 
 /// Keys and values of every block, for generating.
@@ -97,6 +108,15 @@ impl Cache {
     /// Forgets the tokens; the memory stays.
     pub fn clear(&mut self) {
         self.tokens = 0;
+    }
+
+    /// Empties the memory too, for [`Gpt2::logits_at`].
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn wipe(&mut self) -> Result<()> {
+        self.clear();
+        self.blocks.iter().try_for_each(KvCache::clear)
     }
 }
 
@@ -224,12 +244,30 @@ impl Gpt2 {
             let ids = Tensor::from_slice(&self.device, tokens, &[1, new])?;
             let mut x = self.embed(&ids, past, Mode::Eval)?;
             for (block, kv) in self.blocks.iter().zip(&cache.blocks) {
-                x = block.forward(&x, Mode::Eval, Some((kv, past)))?;
+                x = block.forward(&x, Mode::Eval, Past::Tokens(kv, past))?;
             }
             self.head(&x.narrow(1, new - 1, 1)?)
         })?;
         cache.tokens += new;
         logits.to_vec()
+    }
+
+    /// The logits `[1, 1, vocabulary]` of what follows the token `id`, `[1, 1]` i32, which stands at
+    /// `position`, `[1]` i32. Both are read on the device, so this can be captured and replayed for
+    /// token after token; `cache` must be [wiped](Cache::wipe) before the first and is not told
+    /// how many there are.
+    ///
+    /// # Errors
+    /// What the device reports; a position beyond the context is an index outside its table.
+    pub fn logits_at(&self, id: &Tensor, position: &Tensor, cache: &Cache) -> Result<Tensor> {
+        no_grad(|| {
+            let place = self.positions.forward(position)?;
+            let mut x = self.tokens.forward(id)?.add(&place)?;
+            for (block, kv) in self.blocks.iter().zip(&cache.blocks) {
+                x = block.forward(&x, Mode::Eval, Past::OnDevice(kv, position))?;
+            }
+            self.head(&x)
+        })
     }
 
     fn embed(&self, ids: &Tensor, past: usize, mode: Mode) -> Result<Tensor> {
@@ -286,7 +324,7 @@ impl LanguageModel for Gpt2 {
     fn logits(&self, tokens: &Tensor, mode: Mode) -> Result<Tensor> {
         let mut x = self.embed(tokens, 0, mode)?;
         for block in &self.blocks {
-            x = block.forward(&x, mode, None)?;
+            x = block.forward(&x, mode, Past::None)?;
         }
         self.head(&x)
     }

@@ -8,8 +8,8 @@
 //! products, but no sum crosses a piece of work.
 
 use super::pack::{Factor, Matrix, PackRows, PackTransposed, RowDots, UnpackRows};
-use super::product::{Band, Product, Start, panel_columns};
-use super::shape::{Block, Pass, Pieces, Shape, Shared, blocks, for_each};
+use super::product::{AnyNotFinite, Band, Product, Start, panel_columns};
+use super::shape::{Block, Pass, Pieces, Shape, Shared, blocks, for_each, visible_keys};
 use super::softmax::{Gradient, MAX_LANES};
 use super::{Backward, Tensor};
 use crate::isa::Isa;
@@ -356,9 +356,13 @@ unsafe fn pair(
     let Pass { isa, call, shape } = pass;
     let (dim, width) = (shape.dim, shape.width());
     let (i, j) = (block.rows.start, block.cols.start);
-    let scores = block.scores(&call.forward, &shape, memory, SCORES_ROW);
+    // SAFETY: as the caller promises.
+    let (scores, seen) = unsafe {
+        let seen = visible_keys(&call.forward, &shape, block.batch, &block.rows, 1);
+        (block.scores(&call.forward, &shape, memory, SCORES_ROW), seen)
+    };
     let visible = scores.visible();
-    if visible == 0 {
+    if visible == 0 || seen.end <= block.cols.start || seen.start >= block.cols.end {
         return;
     }
     let panel = panel_columns(isa.lanes());
@@ -401,9 +405,18 @@ unsafe fn pair(
             start: Start::Old,
             band: scores.band(Band::DepthBegin),
         };
+        // What is hidden has a weight of 0, and 0 times NaN is NaN.
+        let add = |p: Product| {
+            let rows = AnyNotFinite { at: p.b, rows: p.k, width };
+            if scores.hides() && isa.run(rows.kernel()) {
+                isa.run(p.kernel_of_seen());
+            } else {
+                isa.run(p.kernel());
+            }
+        };
         if !grads.d_v.is_null() {
-            isa.run(p_d_out.kernel());
-            isa.run(Product { a: d_p, b: q, c: grads.d_k, ..p_d_out }.kernel());
+            add(p_d_out);
+            add(Product { a: d_p, b: q, c: grads.d_k, ..p_d_out });
         }
         if !grads.d_q.is_null() {
             let d_s_k = Product {
@@ -417,7 +430,7 @@ unsafe fn pair(
                 band: scores.band(Band::DepthEnd),
                 ..p_d_out
             };
-            isa.run(d_s_k.kernel());
+            add(d_s_k);
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use super::Forward;
 use super::pack::{Factor, PackRows, PackTransposed, UnpackRows};
-use super::product::{Band, Product, Start, panel_columns};
-use super::shape::{Block, Pass, Pieces, Shape, Shared, blocks, for_each, visible_keys};
+use super::product::{AnyNotFinite, Band, Product, Start, panel_columns};
+use super::shape::{Block, Pass, Pieces, Shape, Shared, blocks, blocks_of, for_each, visible_keys};
 use super::softmax::{Finish, MAX_LANES, OnlineSoftmax};
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
@@ -122,7 +122,8 @@ pub unsafe fn forward(isa: Isa, call: &Forward) {
                 let (batch, kv_head) = shape.unit(unit);
                 // SAFETY: as the caller promises; the working memory is this task's own.
                 unsafe {
-                    keys.pack(pass, unit, 0..shape.keys);
+                    let seen = visible_keys(call, &shape, batch, &(0..shape.queries), COLS);
+                    keys.pack(pass, unit, seen);
                     for head in shape.heads_of(kv_head) {
                         for rows in blocks(shape.queries, ROWS) {
                             query_block(pass, (batch, head), rows, keys, &work);
@@ -140,7 +141,14 @@ pub unsafe fn forward(isa: Isa, call: &Forward) {
         for_each(units * pieces.len(), shape.work(), |task| {
             let (unit, piece) = (task / pieces.len(), task % pieces.len());
             // SAFETY: as the caller promises; the pieces of the packed keys are disjoint.
-            unsafe { keys(unit).pack(pass, unit, pieces[piece].clone()) };
+            unsafe {
+                let all = 0..shape.queries;
+                let seen = visible_keys(call, &shape, shape.unit(unit).0, &all, COLS);
+                let piece = &pieces[piece];
+                if piece.start >= seen.start && piece.start < seen.end {
+                    keys(unit).pack(pass, unit, piece.clone());
+                }
+            }
         });
         let pieces: Vec<_> = blocks(shape.queries, ROWS).collect();
         for_each(shape.batch * shape.heads * pieces.len(), shape.work(), |task| {
@@ -176,15 +184,17 @@ unsafe fn query_block(
     unsafe {
         let dst = work.q;
         isa.run(PackRows { src: q, dst, rows: n, dim, width, factor: call.scale }.kernel());
-        let visible = visible_keys(call, &shape, rows.end);
-        if visible == 0 {
+        let visible = visible_keys(call, &shape, batch, &rows, COLS);
+        if visible.is_empty() {
             std::slice::from_raw_parts_mut(work.out, n * width).fill(0.0);
             std::slice::from_raw_parts_mut(work.max, n).fill(f32::NEG_INFINITY);
             std::slice::from_raw_parts_mut(work.sum, n * isa.lanes()).fill(0.0);
         }
-        for cols in blocks(visible, COLS) {
+        let first = visible.start;
+        for cols in blocks_of(visible, COLS) {
+            let first = cols.start == first;
             let block = Block { batch, head, rows: rows.clone(), cols };
-            key_block(pass, &block, keys, work);
+            key_block(pass, &block, first, keys, work);
         }
         let (max, factor) = (work.max, work.factor);
         isa.run(Finish { rows: n, max, sum: work.sum, factor }.kernel());
@@ -201,14 +211,14 @@ unsafe fn query_block(
 ///
 /// # Safety
 /// As [`query_block`].
-unsafe fn key_block(pass: Pass<'_, Forward>, block: &Block, keys: Keys, work: &Work) {
+unsafe fn key_block(pass: Pass<'_, Forward>, block: &Block, first: bool, keys: Keys, work: &Work) {
     let Pass { isa, call, shape } = pass;
     let (dim, width) = (shape.dim, shape.width());
-    let (first, start) = (block.cols.start == 0, block.cols.start);
+    let start = block.cols.start;
     let panel = panel_columns(isa.lanes());
-    let scores = block.scores(call, &shape, work.scores, SCORES_ROW);
     // SAFETY: as the caller promises; a block's scores fit `ROWS` rows of `SCORES_ROW`.
     unsafe {
+        let scores = block.scores(call, &shape, work.scores, SCORES_ROW);
         let q_k = Product {
             m: scores.rows,
             n: scores.visible(),
@@ -242,6 +252,12 @@ unsafe fn key_block(pass: Pass<'_, Forward>, block: &Block, keys: Keys, work: &W
             start: if first { Start::Zero } else { Start::Scaled(rescale) },
             band: scores.band(Band::DepthEnd),
         };
-        isa.run(p_v.kernel());
+        let values = AnyNotFinite { at: p_v.b, rows: p_v.k, width };
+        // What is hidden has a weight of 0, and 0 times NaN is NaN.
+        if scores.hides() && isa.run(values.kernel()) {
+            isa.run(p_v.kernel_of_seen());
+        } else {
+            isa.run(p_v.kernel());
+        }
     }
 }

@@ -56,8 +56,11 @@ pub struct Forward {
     pub v: Tensor,
     /// Which scores count.
     pub mask: Option<Mask>,
-    /// Query `i` sees keys `0 ..= i + keys - queries`.
+    /// Query `i` sees keys `0 ..= i + keys - queries`. Not together with `spans`.
     pub causal: bool,
+    /// The first key that a query of `[batch, queries]` sees and the one behind the last, none
+    /// beyond the keys: as many pairs as there are queries, or null where all see all.
+    pub spans: *const [u32; 2],
     /// Factor of the scores.
     pub scale: f32,
     /// `[batch, heads, queries, head_dim]`; written, or read by the backward pass.
@@ -88,6 +91,10 @@ pub struct Backward {
 unsafe impl Send for Tensor {}
 // SAFETY: as above.
 unsafe impl Sync for Tensor {}
+// SAFETY: as above; the spans are only read.
+unsafe impl Send for Forward {}
+// SAFETY: as above.
+unsafe impl Sync for Forward {}
 // SAFETY: as above.
 unsafe impl Send for Mask {}
 // SAFETY: as above.

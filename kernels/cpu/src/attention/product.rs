@@ -81,6 +81,108 @@ impl Product {
     }
 }
 
+/// Runs a [`Product`] row by row.
+pub struct RunOfSeen(Product);
+
+impl Product {
+    /// The product as a kernel in which an element of `A` that is 0 counts nothing, even where what
+    /// it multiplies is infinite or NaN. Several times slower than [`Product::kernel`].
+    ///
+    /// # Safety
+    /// As [`Product::kernel`]; `B` has no panels.
+    pub unsafe fn kernel_of_seen(self) -> RunOfSeen {
+        RunOfSeen(self)
+    }
+}
+
+impl Kernel for RunOfSeen {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let p = &self.0;
+        debug_assert!(p.b_panel.is_none(), "kernel_of_seen");
+        for i in 0..p.m {
+            let (mut from, mut to) = (0, p.k);
+            match p.band {
+                Band::Full | Band::Columns(_) => {}
+                Band::DepthEnd(o) => to = to.min((i as isize + o).max(0) as usize),
+                Band::DepthBegin(o) => from = to.min((i as isize + 1 - o).max(0) as usize),
+            }
+            // SAFETY: `Product::kernel_of_seen` made its caller promise that the blocks are valid.
+            unsafe { seen_row(s, p, i, from..to) }
+        }
+    }
+}
+
+/// Row `i` of `C`, from the elements `depth` of the row of `A` that are not 0.
+///
+/// # Safety
+/// As [`Product::kernel_of_seen`].
+#[inline(always)]
+unsafe fn seen_row<S: Simd>(s: S, p: &Product, i: usize, depth: std::ops::Range<usize>) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let row = p.c.add(i * p.c_row);
+        for c in (0..p.n).step_by(S::LANES) {
+            let at = row.add(c);
+            match p.start {
+                Start::Zero => s.store(at, s.lit(0.0)),
+                Start::Old => {}
+                Start::Scaled(f) => s.store(at, s.mul(s.load(at), splat(s, *f.add(i)))),
+            }
+        }
+        for k in depth {
+            let a = *p.a.add(i * p.a_row + k * p.a_col);
+            if a == 0.0 {
+                continue;
+            }
+            let (a, b) = (splat(s, a), p.b.add(k * p.b_row));
+            for c in (0..p.n).step_by(S::LANES) {
+                let at = row.add(c);
+                s.store(at, s.fma(a, s.load(b.add(c)), s.load(at)));
+            }
+        }
+    }
+}
+
+/// Whether some of `rows` rows, `width` numbers apart and as long, is infinite or NaN.
+pub struct AnyNotFinite {
+    pub at: *const f32,
+    pub rows: usize,
+    /// A whole number of vectors.
+    pub width: usize,
+}
+
+/// Runs [`AnyNotFinite`].
+pub struct Search(AnyNotFinite);
+
+impl AnyNotFinite {
+    /// The search as a kernel.
+    ///
+    /// # Safety
+    /// While it runs, `rows * width` numbers are readable.
+    pub unsafe fn kernel(self) -> Search {
+        Search(self)
+    }
+}
+
+impl Kernel for Search {
+    type Out = bool;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> bool {
+        let AnyNotFinite { at, rows, width } = self.0;
+        let (zero, mut sum) = (s.lit(0.0), s.lit(0.0));
+        for i in (0..rows * width).step_by(S::LANES) {
+            // 0 times what is finite is 0, and NaN else.
+            // SAFETY: `AnyNotFinite::kernel` made its caller promise so many numbers.
+            sum = unsafe { s.fma(s.load(at.add(i)), zero, sum) };
+        }
+        s.sum(sum).is_nan()
+    }
+}
+
 impl Kernel for Run {
     type Out = ();
 

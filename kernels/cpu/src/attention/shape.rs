@@ -145,8 +145,28 @@ impl Block {
         (call.causal && o < self.cols.len() as isize).then_some(o)
     }
 
+    /// The spans of its rows; `None` when all rows see all its columns.
+    ///
+    /// # Safety
+    /// The call's spans are as many as its queries.
+    unsafe fn spans(&self, call: &Forward, shape: &Shape) -> Option<*const [u32; 2]> {
+        if call.spans.is_null() {
+            return None;
+        }
+        let rows = self.batch * shape.queries + self.rows.start;
+        // SAFETY: as the caller promises.
+        let own = unsafe { std::slice::from_raw_parts(call.spans.add(rows), self.rows.len()) };
+        let all = |&[begin, end]: &[u32; 2]| {
+            begin as usize <= self.cols.start && end as usize >= self.cols.end
+        };
+        (!own.iter().all(all)).then_some(own.as_ptr())
+    }
+
     /// What its scores are, lying at `at` in rows `row` apart.
-    pub fn scores(&self, call: &Forward, shape: &Shape, at: *mut f32, row: usize) -> Scores {
+    ///
+    /// # Safety
+    /// The call's spans are as many as its queries.
+    pub unsafe fn scores(&self, call: &Forward, shape: &Shape, at: *mut f32, row: usize) -> Scores {
         let (i, j) = (self.rows.start, self.cols.start);
         Scores {
             at,
@@ -154,6 +174,9 @@ impl Block {
             rows: self.rows.len(),
             cols: self.cols.len(),
             causal: self.causal(call, shape),
+            // SAFETY: as the caller promises.
+            spans: unsafe { self.spans(call, shape) },
+            first_col: j,
             mask: call.mask.as_ref().map(|m| m.block(self.batch, self.head, i, j)),
         }
     }
@@ -168,23 +191,51 @@ impl Scores {
         }
     }
 
+    /// True when some row does not see some column.
+    pub fn hides(&self) -> bool {
+        self.causal.is_some() || self.spans.is_some() || self.mask.is_some()
+    }
+
     /// The band of a product that is made from or with the scores.
     pub fn band(&self, kind: impl Fn(isize) -> Band) -> Band {
         self.causal.map_or(Band::Full, kind)
     }
 }
 
-/// How many keys the queries `.. end` see.
-pub fn visible_keys(call: &Forward, shape: &Shape, end: usize) -> usize {
-    if !call.causal {
-        return shape.keys;
+/// The keys that some of a batch element's queries `rows` see, from a multiple of `step` on.
+///
+/// # Safety
+/// The call's spans are as many as its queries.
+pub unsafe fn visible_keys(
+    call: &Forward,
+    shape: &Shape,
+    batch: usize,
+    rows: &Range<usize>,
+    step: usize,
+) -> Range<usize> {
+    if !call.spans.is_null() {
+        let first = batch * shape.queries + rows.start;
+        // SAFETY: as the caller promises.
+        let own = unsafe { std::slice::from_raw_parts(call.spans.add(first), rows.len()) };
+        let some = || own.iter().filter(|[begin, end]| begin < end);
+        let begin = some().map(|s| s[0]).min().unwrap_or(0) as usize;
+        let end = some().map(|s| s[1]).max().unwrap_or(0) as usize;
+        return begin / step * step..end;
     }
-    (end + shape.keys).saturating_sub(shape.queries).min(shape.keys)
+    if !call.causal {
+        return 0..shape.keys;
+    }
+    0..(rows.end + shape.keys).saturating_sub(shape.queries).min(shape.keys)
 }
 
 /// Consecutive ranges of at most `step`.
 pub fn blocks(n: usize, step: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..n).step_by(step).map(move |start| start..n.min(start + step))
+    blocks_of(0..n, step)
+}
+
+/// Consecutive ranges of at most `step` that make up `all`.
+pub fn blocks_of(all: Range<usize>, step: usize) -> impl Iterator<Item = Range<usize>> {
+    all.clone().step_by(step).map(move |start| start..all.end.min(start + step))
 }
 
 /// Cuts working memory into named pieces, each a whole number of cache lines.

@@ -36,6 +36,10 @@ pub struct Scores {
     pub cols: usize,
     /// Row `i` sees `i + o` columns.
     pub causal: Option<isize>,
+    /// For each row the first key that it sees and the one behind the last; column 0 is key
+    /// `first_col`.
+    pub spans: Option<*const [u32; 2]>,
+    pub first_col: usize,
     pub mask: Option<MaskBlock>,
 }
 
@@ -201,8 +205,7 @@ fn first_lanes<S: Simd>(s: S, v: S::V, n: usize, other: S::V) -> S::V {
     s.select(s.lt(s.to_real(s.iota(0)), splat(s, n as f32)), v, other)
 }
 
-/// Adds row `i` of the mask to its scores. `bias` holds the row; it is kept where all rows share
-/// one.
+/// Puts -inf where row `i` may not see a key, and adds its mask.
 ///
 /// # Safety
 /// The scores are good for what [`Scores`] says, and the mask is readable.
@@ -213,8 +216,19 @@ unsafe fn apply_mask<S: Simd>(
     i: usize,
     bias: &mut [f32; MAX_KEYS + MAX_LANES],
 ) {
-    let Some(mask) = scores.mask else { return };
     let n = scores.len(i);
+    if let Some(spans) = scores.spans {
+        // SAFETY: the caller promises a span for each row, and rows of `cols` scores.
+        unsafe {
+            let [begin, end] = *spans.add(i);
+            let row = std::slice::from_raw_parts_mut(scores.at.add(i * scores.row), n);
+            let begin = (begin as usize).saturating_sub(scores.first_col).min(n);
+            let end = (end as usize).saturating_sub(scores.first_col).clamp(begin, n);
+            row[..begin].fill(f32::NEG_INFINITY);
+            row[end..].fill(f32::NEG_INFINITY);
+        }
+    }
+    let Some(mask) = scores.mask else { return };
     let skip = i as isize * mask.row;
     let row = scores.at.wrapping_add(i * scores.row);
     // SAFETY: the caller promises that the mask is readable for `rows` by `cols` elements, and the
@@ -225,9 +239,12 @@ unsafe fn apply_mask<S: Simd>(
                 for (j, b) in bias[..n].iter_mut().enumerate() {
                     *b = *at.wrapping_offset(skip + j as isize * mask.col);
                 }
+                let low = splat(s, f32::NEG_INFINITY);
                 for j in (0..n).step_by(S::LANES) {
-                    let at = row.add(j);
-                    s.store(at, s.add(s.load(at), s.load(bias.as_ptr().add(j))));
+                    let (at, bias) = (row.add(j), s.load(bias.as_ptr().add(j)));
+                    let sum = s.add(s.load(at), bias);
+                    // Not NaN, whatever the key holds.
+                    s.store(at, s.select(s.eq(bias, low), low, sum));
                 }
             }
             MaskPointer::Keep(at) => {
@@ -349,12 +366,17 @@ unsafe fn gradient_row<S: Simd>(
     delta: f32,
 ) {
     let (zero, lse, delta) = (s.lit(0.0), splat(s, lse), splat(s, delta));
+    let low = splat(s, f32::NEG_INFINITY);
     let mut j = 0;
     // SAFETY: the caller promises `fill >= n` numbers in both rows, rounded up to whole vectors.
     unsafe {
         while j < n {
-            let p = s.exp(s.sub(s.load(row.add(j)), lse));
+            let score = s.load(row.add(j));
+            // What is hidden counts nothing, whatever its key, its value and its query hold.
+            let hidden = s.eq(score, low);
+            let p = s.select(hidden, zero, s.exp(s.sub(score, lse)));
             let d = s.mul(p, s.sub(s.load(d_row.add(j)), delta));
+            let d = s.select(hidden, zero, d);
             s.store(row.add(j), first_lanes(s, p, n - j, zero));
             s.store(d_row.add(j), first_lanes(s, d, n - j, zero));
             j += S::LANES;
