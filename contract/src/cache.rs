@@ -3,30 +3,32 @@
 use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-struct Entry<K, V> {
-    key: K,
+struct Entry<V> {
     value: V,
-    /// Asked for since the hand passed.
-    used: AtomicBool,
+    /// The cache's time when it was last asked for.
+    used: AtomicU64,
 }
 
-/// At most `capacity` values by key: when it is full, a new one takes the place of one that was
-/// not asked for lately (the clock algorithm: Corbato 1968). Whatever is kept under programs or
-/// shapes, of which a process may see any number, is kept in one of these.
+/// At most `capacity` values by key: when it is full, a new one takes the place of the one that was
+/// not asked for for longest. Whatever is kept under programs or shapes, of which a process may
+/// see any number, is kept in one of these. Finding that place looks at every value: what is kept
+/// costs far more to make.
 pub struct Cache<K, V> {
     capacity: usize,
-    places: HashMap<K, usize>,
-    entries: Vec<Entry<K, V>>,
-    hand: usize,
+    entries: HashMap<K, Entry<V>>,
+    time: AtomicU64,
 }
 
 impl<K: Hash + Eq + Clone, V> Cache<K, V> {
     /// An empty cache of at least one place.
     pub fn new(capacity: usize) -> Self {
-        let capacity = capacity.max(1);
-        Self { capacity, places: HashMap::new(), entries: Vec::new(), hand: 0 }
+        Self { capacity: capacity.max(1), entries: HashMap::new(), time: AtomicU64::new(0) }
+    }
+
+    fn now(&self) -> u64 {
+        self.time.fetch_add(1, Ordering::Relaxed)
     }
 
     /// The value kept under `key`.
@@ -34,40 +36,21 @@ impl<K: Hash + Eq + Clone, V> Cache<K, V> {
     where
         K: Borrow<Q>,
     {
-        let entry = &self.entries[*self.places.get(key)?];
-        entry.used.store(true, Ordering::Relaxed);
+        let entry = self.entries.get(key)?;
+        entry.used.store(self.now(), Ordering::Relaxed);
         Some(&entry.value)
     }
 
     /// Keeps `value` under `key`, instead of what was there.
     pub fn insert(&mut self, key: K, value: V) {
-        let entry = Entry { key: key.clone(), value, used: AtomicBool::new(true) };
-        let at = match self.places.get(&key) {
-            Some(&at) => at,
-            None if self.entries.len() < self.capacity => {
-                self.places.insert(key, self.entries.len());
-                self.entries.push(entry);
-                return;
-            }
-            None => {
-                let at = self.unused();
-                self.places.remove(&self.entries[at].key);
-                self.places.insert(key, at);
-                at
-            }
-        };
-        self.entries[at] = entry;
-    }
-
-    /// The next place that was not asked for since the hand last passed.
-    fn unused(&mut self) -> usize {
-        loop {
-            let at = self.hand;
-            self.hand = (at + 1) % self.entries.len();
-            if !self.entries[at].used.swap(false, Ordering::Relaxed) {
-                return at;
+        if self.entries.len() >= self.capacity && !self.entries.contains_key(&key) {
+            let used = |e: &(&K, &Entry<V>)| e.1.used.load(Ordering::Relaxed);
+            if let Some(oldest) = self.entries.iter().min_by_key(used).map(|e| e.0.clone()) {
+                self.entries.remove(&oldest);
             }
         }
+        let used = AtomicU64::new(self.now());
+        self.entries.insert(key, Entry { value, used });
     }
 
     /// The number of values.

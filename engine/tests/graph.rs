@@ -481,3 +481,19 @@ fn an_operation_from_outside_loses_no_gradient() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn the_gradient_of_a_largest_element_finds_it_in_an_expression() -> Result<()> {
+    // The reference fuses in f64, so that recomputing the input rounds it less than the result.
+    for device in [reference(), Device::new("cpu")?] {
+        let values: Vec<f32> = (0..24).map(|i| ((i * 7) % 24) as f32 * 0.37 - 3.1).collect();
+        let x = Tensor::from_slice(&device, &values, &[4, 6])?.requires_grad();
+        let shift = Tensor::from_slice(&device, &[0.123f32; 6], &[6])?;
+        let expression = x.mul_scalar(0.7)?.add(&shift)?.tanh()?;
+        expression.max(&[0, 1], false)?.add(&expression.min(&[0, 1], false)?)?.backward()?;
+        let moved = gradient(&x).into_iter().filter(|g| *g > 0.0 && g.is_finite()).count();
+        assert_eq!(moved, 2, "{device:?}: {:?}", gradient(&x));
+        assert!(gradient(&x).iter().all(|g| g.is_finite()));
+    }
+    Ok(())
+}

@@ -15,12 +15,15 @@ pub struct Probe {
     pub status: std::result::Result<Capabilities, String>,
 }
 
+/// Lists a family's devices.
+type List = fn() -> Pending<'static, Vec<Probe>>;
+
 /// A family of devices that can be asked for by name.
 pub struct Provider {
     /// The part of the name before the colon.
     pub family: &'static str,
     /// Lists the family's devices, or one line that says why there are none.
-    pub probe: fn() -> Pending<'static, Vec<Probe>>,
+    pub probe: List,
     /// Opens device number `index`.
     pub open: fn(index: usize) -> Pending<'static, Arc<dyn Backend>>,
 }
@@ -255,7 +258,7 @@ impl Device {
     }
 
     /// What lists the devices of each family.
-    fn families() -> Vec<(&'static str, fn() -> Pending<'static, Vec<Probe>>)> {
+    fn families() -> Vec<(&'static str, List)> {
         let registered = PROVIDERS.read().unwrap_or_else(PoisonError::into_inner);
         built_in().iter().chain(&*registered).map(|p| (p.family, p.probe)).collect()
     }

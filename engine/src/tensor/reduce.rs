@@ -78,6 +78,11 @@ impl Tensor {
             .filter(|(i, _)| keep || !reduced(*i))
             .map(|(i, &n)| if reduced(i) { 1 } else { n })
             .collect();
+        if self.tape().is_some() && matches!(kind, ReduceKind::Max | ReduceKind::Min) {
+            // The gradient looks for the elements that equal the result: both must be of one
+            // evaluation, and a backend may fuse an expression with higher precision inside.
+            self.view()?;
+        }
         let node = plan::reduce(self.node(), kind, bits)?;
         let full = Tensor::from_node(node);
         let shaped = full.reshape(&kept)?;
