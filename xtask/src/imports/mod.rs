@@ -36,7 +36,7 @@ pub fn step(steps: &mut Steps) {
 }
 
 /// Files of different folders that use each other.
-fn circles(tree: &Tree) -> Vec<String> {
+pub fn circles(tree: &Tree) -> Vec<String> {
     let graph = Graph::of(tree, &tidy::crates(tree));
     let told = |circle: Vec<usize>| {
         let files: Vec<&str> = circle.iter().map(|&i| graph.files[i].as_str()).collect();

@@ -12,6 +12,7 @@ mod text;
 pub use manifest::{crates, layers};
 pub use source::shipped;
 
+use crate::imports;
 use crate::run::{self, Steps};
 
 /// The text files of the repository.
@@ -32,6 +33,7 @@ type Rule = fn(&Tree) -> Vec<String>;
 /// Every rule with the name that a failure is reported under.
 const RULES: &[(&str, Rule)] = &[
     ("layers", manifest::layers),
+    ("circles", imports::circles),
     ("lints", manifest::lints),
     ("file length", text::lengths),
     ("line width", text::widths),
