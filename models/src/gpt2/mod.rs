@@ -253,8 +253,8 @@ impl Gpt2 {
     }
 
     /// The logits `[1, 1, vocabulary]` of what follows the token `id`, `[1, 1]` i32, which stands
-    /// at `position`, `[1]` i32. Both are read on the device, so this can be captured and replayed for
-    /// token after token; `cache` must be [wiped](Cache::wipe) before the first and is not told
+    /// at `position`, `[1]` i32. Both are read on the device, so this can be captured and replayed
+    /// for token after token; `cache` must be [wiped](Cache::wipe) before the first and is not told
     /// how many there are.
     ///
     /// # Errors
