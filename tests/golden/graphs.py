@@ -145,6 +145,11 @@ def cross_entropy(noise, logits, targets, reduction, ignore_index=None):
     return out if reduction == "mean" else out.reshape(targets.shape)
 
 
+def embedding(x, index):
+    # Not x[index], where a negative index counts from the end.
+    return x.index_select(0, index.flatten().long()).reshape(*index.shape, *x.shape[1:])
+
+
 def linear(noise, x, w, *bias, layout, activation=None):
     y = F.linear(x, w if layout == "out_in" else w.mT, *bias)
     if activation is None:
@@ -258,7 +263,7 @@ def define():
         op(name, SMOOTH, loss, "cross_entropy", noisy=True)
 
     op("gather", EXACT, lambda x, i, axis: x.gather(axis, i.long()))
-    op("embedding", EXACT, lambda x, i: x[i.long()])
+    op("embedding", EXACT, embedding)
     op("scatter_add", SUM, lambda x, i, s, axis: x.scatter_add(axis, i.long(), s))
     op("matmul", SUM, torch.matmul)
     op("linear", SMOOTH, linear, noisy=True)
