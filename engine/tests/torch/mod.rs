@@ -236,13 +236,6 @@ impl Graph {
         !names.into_iter().any(|n| ["copy_from_slice", "arange", "look", "to_device"].contains(&n))
     }
 
-    /// Whether a value may be f16 or bf16.
-    pub fn is_narrow(&self) -> bool {
-        let inputs = self.list("inputs").iter().map(|x| &x["dtype"]);
-        let steps = self.list("steps").iter().map(|s| &s[2]["dtype"]);
-        inputs.chain(steps).any(|d| d == "f16" || d == "bf16")
-    }
-
     fn inputs(&self, device: &Device) -> Result<(Vec<Tensor>, Vec<usize>)> {
         let (mut nodes, mut leaves) = (Vec::new(), Vec::new());
         for (i, x) in self.list("inputs").iter().enumerate() {
