@@ -1,6 +1,7 @@
 //! Random graphs (tests/golden/make_graphs.py) on every device of this machine: their values and
-//! gradients agree with PyTorch in float64, and are the same bits when every value is looked at,
-//! when the graph is captured and replayed, and when threads run different graphs at once.
+//! gradients agree with PyTorch in float64, and are the same bits when every value is looked at
+//! (but on the reference), when the graph is captured and replayed, and when threads run
+//! different graphs at once.
 //!
 //! tests/golden/graphs.jsonl is a small part; the script draws more, to a file that STARLING_GRAPHS
 //! names. A complaint begins with the graph's seed.
