@@ -3,6 +3,12 @@
 // An invocation holds one key, its value and both gradients, and walks the queries of every head
 // that uses them, QUERIES at a time; all invocations of a workgroup read the same queries.
 
+//% if REDO
+fn is_finite(x: vec4<f32>) -> bool {
+    return all((bitcast<vec4<u32>>(x) & vec4<u32>(0x7f800000u)) != vec4<u32>(0x7f800000u));
+}
+
+//% end
 @compute @workgroup_size(WG)
 fn main(
     @builtin(workgroup_id) w: vec3<u32>,
@@ -19,6 +25,18 @@ fn main(
     // The first query that sees the workgroup's first key.
     let begin = max(first + 1u, $diagonal) - $diagonal;
     let row = kv_head * $keys + key;
+    let d_k = d_k_at(row);
+    let d_v = d_v_at(row);
+    //% if REDO
+    // Only the keys whose gradients another kernel may have spoiled.
+    var whole = true;
+    for (var c = 0u; c < $quads; c++) {
+        whole &= is_finite(d_k_part(d_k, c, $d_k_step)) && is_finite(d_v_part(d_v, c, $d_v_step));
+    }
+    if whole {
+        return;
+    }
+    //% end
     let k_first = k_at(row);
     let v_first = v_at(row);
     var k: array<vec4<f32>, QUADS>;
@@ -72,8 +90,9 @@ fn main(
                 var sum_v = dv[c];
                 var sum_k = dk[c];
                 //% for i in QUERIES
-                sum_v += p#i * d_out_part(g#i, c, $d_out_step);
-                sum_k += e#i * q_part(q#i, c, $q_step);
+                // 0 times what an unseeing query holds, if it is infinite, would be NaN.
+                sum_v += select(vec4<f32>(), p#i * d_out_part(g#i, c, $d_out_step), seen#i);
+                sum_k += select(vec4<f32>(), e#i * q_part(q#i, c, $q_step), seen#i);
                 //% end
                 dv[c] = sum_v;
                 dk[c] = sum_k;
@@ -81,8 +100,6 @@ fn main(
         }
     }
     if first + lane < $keys {
-        let d_k = d_k_at(row);
-        let d_v = d_v_at(row);
         for (var c = 0u; c < $quads; c++) {
             d_k_fill(d_k, c, $d_k_step, dk[c]);
             d_v_fill(d_v, c, $d_v_step, dv[c]);

@@ -1,6 +1,12 @@
 // The gradient of queries: d_q = scale * sum over keys of p (d_out . v - delta) k, with
 // p = exp(score - lse). An invocation holds one query, as in attention.wgsl.
 
+//% if REDO
+fn is_finite(x: vec4<f32>) -> bool {
+    return all((bitcast<vec4<u32>>(x) & vec4<u32>(0x7f800000u)) != vec4<u32>(0x7f800000u));
+}
+
+//% end
 @compute @workgroup_size(WG)
 fn main(
     @builtin(workgroup_id) w: vec3<u32>,
@@ -21,6 +27,17 @@ fn main(
     let scale = bitcast<f32>($scale);
     let inside = min(first + lane, $rows - 1u);
     let row = head * $rows + inside;
+    let d_q = d_q_at(row);
+    //% if REDO
+    // Only the rows that another kernel may have spoiled.
+    var whole = true;
+    for (var c = 0u; c < $quads; c++) {
+        whole &= is_finite(d_q_part(d_q, c, $d_q_step));
+    }
+    if whole {
+        return;
+    }
+    //% end
     let limit = min($keys, inside % $queries + $diagonal);
     let q_first = q_at(row);
     let g_first = d_out_at(row);
@@ -67,13 +84,13 @@ fn main(
         for (var c = 0u; c < $quads; c++) {
             var sum = d[c];
             //% for j in KEYS
-            sum += e#j * k_part(k#j, c, $k_step);
+            // 0 times an infinite key would be NaN.
+            sum += select(vec4<f32>(), e#j * k_part(k#j, c, $k_step), seen#j);
             //% end
             d[c] = sum;
         }
     }
     if first + lane < $rows {
-        let d_q = d_q_at(row);
         for (var c = 0u; c < $quads; c++) {
             d_q_fill(d_q, c, $d_q_step, d[c]);
         }

@@ -1,5 +1,8 @@
 // attention_d_kv.wgsl for a driver on the processor: the lanes of a subgroup load tiles of q and
 // d_out together, as in attention_lanes.wgsl, and each holds a key, its value and their gradients.
+//
+// What a query does not see has weight 0, which spoils the result where it is infinite: where
+// anything is hidden, attention_d_kv.wgsl computes again what is not finite.
 
 @compute @workgroup_size(L)
 fn main(

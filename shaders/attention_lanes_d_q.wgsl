@@ -1,5 +1,8 @@
 // attention_d_q.wgsl for a driver on the processor: the lanes of a subgroup load tiles of k and v
 // together, as in attention_lanes.wgsl, and each holds R queries, their d_out and d_q.
+//
+// What a query does not see has weight 0, which spoils the result where it is infinite: where
+// anything is hidden, attention_d_q.wgsl computes again what is not finite.
 
 @compute @workgroup_size(L)
 fn main(

@@ -1,14 +1,13 @@
 //! The table of cases on every instruction set of this machine, and on 1, 2 and 3 threads.
 
-use starling_conformance::{Case, Tier, Verdict, bytes_after, cases, run, spoiled_attention};
+use starling_conformance::{Case, Tier, Verdict, bytes_after, cases, run};
 use starling_contract::Backend;
 use starling_cpu::{CpuBackend, Isa};
 use std::sync::Arc;
 
 /// Threads with different tables would compete; one test at a time does.
 fn passes(tier: Tier) {
-    let mut table = cases(tier);
-    table.extend(spoiled_attention());
+    let table = cases(tier);
     let mut failures = Vec::new();
     for isa in Isa::under_test().unwrap() {
         let backend: Arc<dyn Backend> = CpuBackend::new(isa, Some(2)).unwrap();

@@ -398,8 +398,7 @@ impl Tensor {
     /// `dropout(softmax(score(scale * q k^T) + mask)) v` for a query
     /// `[batch, heads, queries, head_dim]` and keys and values `[batch, kv_heads, keys, head_dim]`;
     /// `kv_heads` divides `heads`. Memory is linear in the sequence lengths where the backend runs
-    /// the options itself. What a query does not see contributes nothing, whatever it holds; only
-    /// WebGPU's own kernels multiply it by 0, so that NaN and infinities spread there.
+    /// the options itself. What a query does not see contributes nothing, whatever it holds.
     ///
     /// # Errors
     /// [`Error::Backend`] when the shapes do not fit or an operand is not f32.

@@ -329,9 +329,45 @@ pub fn backward(v: &AttentionBackward, scope: Scope<'_>, kernels: &mut Vec<Kerne
     let sizes = Sizes::of(&v.forward);
     let saved = saved(v)?;
     kernels.push(delta(v, &sizes, &saved));
-    kernels.push(d_q(v, &sizes, &saved, scope));
-    kernels.push(d_kv(v, &sizes, &saved, scope));
+    for way in ways(v, &sizes, &[&v.d_q], scope) {
+        kernels.push(d_q(v, &sizes, &saved, &way, scope));
+    }
+    for way in ways(v, &sizes, &[&v.d_k, &v.d_v], scope) {
+        kernels.push(d_kv(v, &sizes, &saved, &way, scope));
+    }
     Ok(())
+}
+
+/// One of the kernels that compute a gradient.
+struct Way {
+    wide: bool,
+    tile: Option<Tile>,
+    /// Only what a kernel on tiles may have spoiled.
+    redo: bool,
+}
+
+impl Way {
+    /// What it does with its results.
+    fn access(&self) -> Access {
+        if self.redo { Access::ReadWrite } else { Access::Write }
+    }
+}
+
+/// On tiles where that pays and one by one elsewhere; one by one also where something hidden,
+/// multiplied by 0 on tiles, may have spoiled their results.
+fn ways(
+    v: &AttentionBackward,
+    sizes: &Sizes,
+    results: &[&View],
+    scope: Scope<'_>,
+) -> impl Iterator<Item = Way> {
+    let f = &v.forward;
+    let hides = f.sight.causal || f.mask.is_some();
+    let wide = [&f.q, &f.k, &f.v, &v.d_out].iter().chain(results).all(|x| rows_of_quads(x));
+    let tile = Tile::of(sizes.quads(), step(sizes, DEEP[1]), wide, scope);
+    let redo = tile.is_some();
+    let alone = (hides || !redo).then_some(Way { wide, tile: None, redo });
+    tile.map(|tile| Way { wide, tile: Some(tile), redo: false }).into_iter().chain(alone)
 }
 
 fn delta(v: &AttentionBackward, sizes: &Sizes, saved: &View) -> Kernel {
@@ -348,18 +384,18 @@ fn delta(v: &AttentionBackward, sizes: &Sizes, saved: &View) -> Kernel {
     rows.kernel
 }
 
-fn d_q(v: &AttentionBackward, sizes: &Sizes, saved: &View, scope: Scope<'_>) -> Kernel {
+fn d_q(v: &AttentionBackward, sizes: &Sizes, saved: &View, way: &Way, scope: Scope<'_>) -> Kernel {
     let f = &v.forward;
-    let wide = [&f.q, &f.k, &f.v, &v.d_out, &v.d_q].into_iter().all(rows_of_quads);
-    let tile = Tile::of(sizes.quads(), step(sizes, DEEP[1]), wide, scope);
-    let (mut rows, block, step) = match &tile {
+    let (mut rows, block, step) = match &way.tile {
         Some(t) => (t.rows(D_Q_LANES, sizes, "KEYS"), t.lanes * t.rows, t.step),
         None => {
             let step = step(sizes, DEEP[0]);
-            (one_by_one(D_Q, sizes, wide, ("KEYS", step), scope), group(scope), step)
+            (one_by_one(D_Q, sizes, way.wide, ("KEYS", step), scope), group(scope), step)
         }
     };
-    rows.kernel.turns(turns(sizes, 1, sizes.keys, step, tile.is_none()));
+    let test = if way.redo { looped(sizes.quads(), 0) } else { 0 };
+    rows.kernel.turns(test + turns(sizes, 1, sizes.keys, step, way.tile.is_none()));
+    rows.kernel.constant("REDO", way.redo);
     rows.scores(f, sizes);
     let k = &mut rows.kernel;
     let per_head = sizes.rows().div_ceil(block);
@@ -375,23 +411,23 @@ fn d_q(v: &AttentionBackward, sizes: &Sizes, saved: &View, scope: Scope<'_>) -> 
     rows.operand("d_out", &v.d_out, Access::Read, 3);
     rows.mask(f, 3);
     rows.kernel.operand("rows", saved, Access::Read);
-    rows.operand("d_q", &v.d_q, Access::Write, 3);
+    rows.operand("d_q", &v.d_q, way.access(), 3);
     rows.kernel
 }
 
-fn d_kv(v: &AttentionBackward, sizes: &Sizes, saved: &View, scope: Scope<'_>) -> Kernel {
+fn d_kv(v: &AttentionBackward, sizes: &Sizes, saved: &View, way: &Way, scope: Scope<'_>) -> Kernel {
     let f = &v.forward;
-    let wide = [&f.q, &f.k, &f.v, &v.d_out, &v.d_k, &v.d_v].into_iter().all(rows_of_quads);
-    let tile = Tile::of(sizes.quads(), step(sizes, DEEP[1]), wide, scope);
-    let (mut rows, block, step) = match &tile {
+    let (mut rows, block, step) = match &way.tile {
         Some(t) => (t.rows(D_KV_LANES, sizes, "QUERIES"), t.lanes, t.step),
         None => {
             let step = step(sizes, DEEP[0]);
-            (one_by_one(D_KV, sizes, wide, ("QUERIES", step), scope), group(scope), step)
+            (one_by_one(D_KV, sizes, way.wide, ("QUERIES", step), scope), group(scope), step)
         }
     };
     let heads = sizes.heads / sizes.kv_heads;
-    rows.kernel.turns(turns(sizes, heads, sizes.queries, step, tile.is_none()));
+    let test = if way.redo { looped(sizes.quads(), 0) } else { 0 };
+    rows.kernel.turns(test + turns(sizes, heads, sizes.queries, step, way.tile.is_none()));
+    rows.kernel.constant("REDO", way.redo);
     rows.scores(f, sizes);
     let k = &mut rows.kernel;
     let per_head = sizes.keys.div_ceil(block);
@@ -412,7 +448,7 @@ fn d_kv(v: &AttentionBackward, sizes: &Sizes, saved: &View, scope: Scope<'_>) ->
     rows.operand("d_out", &v.d_out, Access::Read, 2);
     rows.mask(f, 2);
     rows.kernel.operand("rows", saved, Access::Read);
-    rows.operand("d_k", &v.d_k, Access::Write, 3);
-    rows.operand("d_v", &v.d_v, Access::Write, 3);
+    rows.operand("d_k", &v.d_k, way.access(), 3);
+    rows.operand("d_v", &v.d_v, way.access(), 3);
     rows.kernel
 }

@@ -453,6 +453,7 @@ pub fn cases(tier: Tier, all: &mut Vec<Case>) {
     Shape::new(2, 2, 0, 3, 4).cases(all);
     Shape::new(1, 1, 40, 70, 8).causal().cases(all);
     options(all);
+    spoiled(all);
     if tier == Tier::Full {
         large(all);
     }
@@ -495,7 +496,7 @@ fn options(all: &mut Vec<Case>) {
 }
 
 /// NaN and infinities beside what sees them.
-pub fn spoiled(all: &mut Vec<Case>) {
+fn spoiled(all: &mut Vec<Case>) {
     for shape in [Shape::new(2, 2, 11, 11, 5), Shape::new(1, 2, 70, 140, 8).grouped(1)] {
         shape.causal().spoiled(Spoiled::Values).cases(all);
         shape.causal().spoiled(Spoiled::Query).cases(all);

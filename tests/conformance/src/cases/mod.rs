@@ -19,14 +19,6 @@ pub enum Tier {
     Full,
 }
 
-/// Attention over NaN and infinities that some or all queries do not see. The CPU's kernels and the
-/// engine's composition pass them; they join the table when those of WebGPU are held to them too.
-pub fn spoiled_attention() -> Vec<Case> {
-    let mut all = Vec::new();
-    attention::spoiled(&mut all);
-    all
-}
-
 /// Every case of a tier, in a fixed order.
 pub fn cases(tier: Tier) -> Vec<Case> {
     let mut all = Vec::new();
