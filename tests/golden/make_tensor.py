@@ -12,7 +12,7 @@ import torch
 from graphs import ACTIONS, OPS, finish, line, short, tensor
 from make_elementwise import functions as elementwise
 
-NARROW_REDUCTIONS = ()
+NARROW = ("bf16", "f16")
 CASES, NAN, INF = [], float("nan"), float("inf")
 
 
@@ -127,8 +127,7 @@ def reductions():
         case(name, "37 columns", [t(2, 37)], {"axes": [1], "keep": False} | extra)
         if name != "var":
             case(name, "no axis", [t(2, 2)], {"axes": [], "keep": False})
-        # Their gradients are f32, or an error, until a gradient has its value's dtype.
-        for dtype in NARROW_REDUCTIONS:
+        for dtype in NARROW:
             case(name, dtype, [t(2, 5, dtype=dtype, scale=4)], {"axes": [1], "keep": False} | extra)
     case("var", "correction 0", [drawn("var 0")(3, 4)], {"axes": [1], "correction": 0, "keep": True})
     case("sum", "no element", [drawn("sum 0")(0, 3)], {"axes": [0], "keep": False})
@@ -146,7 +145,7 @@ def reductions():
         case(name, "plain", [t(2, 3, 2)])
         case(name, "rank 0", [t()])
         case(name, "transposed view", [t(2, 3)], steps=[["transpose", [0], {"a": 0, "b": 1}], [name, [1]]])
-        for dtype in NARROW_REDUCTIONS:
+        for dtype in NARROW:
             case(name, dtype, [t(9, dtype=dtype, scale=4)])
     case("sum_all", "no element", [drawn("sum_all 0")(2, 0)])
 
@@ -182,7 +181,7 @@ def views():
         twice(method, shape, options)
         twice(method, source, options, before=turn, title="of a transposed view")
         twice(method, shape, options, before=lazy, title="of an expression")
-        if method != "to_dtype" and (method != "broadcast_to" or NARROW_REDUCTIONS):
+        if method != "to_dtype":
             twice(method, shape, options, title="bf16", dtype="bf16", scale=4)
     twice("permute", (4,), {"axes": [2, 0, 1]}, before=wide, title="of a repeated row")
     twice("reshape", (4,), {"shape": [6, 4]}, before=wide, title="of a repeated row")
