@@ -497,3 +497,18 @@ fn the_gradient_of_a_largest_element_finds_it_in_an_expression() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn gradients_that_share_memory_do_not_change_each_other() -> Result<()> {
+    let device = reference();
+    let a = Tensor::from_slice(&device, &[1f32; 4], &[2, 2])?.requires_grad();
+    let b = vector(&device, &[1.0; 4]).requires_grad();
+    for pass in 1..=2 {
+        // Both gradients are the upstream one, one of them under another shape.
+        let sum = a.reshape(&[4])?.add(&b)?;
+        sum.backward_with(&vector(&device, &[1.0, 2.0, 3.0, 4.0]))?;
+        let wanted = [1.0, 2.0, 3.0, 4.0].map(|x| x * pass as f32);
+        assert_eq!((gradient(&a), gradient(&b)), (wanted.to_vec(), wanted.to_vec()));
+    }
+    Ok(())
+}
