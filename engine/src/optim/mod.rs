@@ -312,8 +312,9 @@ impl Optimizer {
         let ([steps, skipped], [c1, c2]) = (&self.counts, &self.corrections);
         let (inputs, outputs) = ([steps, skipped, clip], [steps, skipped, c1, c2]);
         update(Advance::DEFINITION, &self.rule.log_betas(), &inputs, &outputs)?;
-        let rates = self.groups.iter().map(|g| rate.mul_scalar(g.rate));
-        let rates: Vec<Tensor> = rates.collect::<Result<_>>()?;
+        let own =
+            |g: &Terms| if g.rate == 1.0 { Ok(rate.clone()) } else { rate.mul_scalar(g.rate) };
+        let rates: Vec<Tensor> = self.groups.iter().map(own).collect::<Result<_>>()?;
         for (slot, gradient) in self.slots.iter().zip(&gradients) {
             let Some(gradient) = gradient else { continue };
             let parameter = slot.parameter.detach();

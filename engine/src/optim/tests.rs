@@ -213,3 +213,20 @@ fn groups_have_their_own_rate_and_decay() {
     assert_eq!(all, [1.0 - 0.125, 1.0 - 0.0625, 1.0 - 0.125 * 3.0]);
     assert!(Optimizer::with_groups(rule, vec![group("a", &a, f64::NAN, 0.0)]).is_err());
 }
+
+#[test]
+fn only_a_factor_other_than_1_costs_a_launch() {
+    let launches = |factor: f64| {
+        let device = cpu();
+        let p = leaf_on(&device, &[1.0, 2.0]);
+        let group =
+            Group { parameters: vec![("p".into(), p.clone())], rate: factor, weight_decay: 0.0 };
+        let optimizer = Optimizer::with_groups(adamw(), vec![group]).unwrap();
+        let rate = Tensor::from_slice(&device, &[0.1f32], &[]).unwrap();
+        p.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+        let before = device.counters().launches;
+        optimizer.step(&rate, None).unwrap();
+        device.counters().launches - before
+    };
+    assert_eq!((launches(1.0), launches(0.5)), (2, 3));
+}
