@@ -7,7 +7,9 @@ use starling_contract::{
     Result, Sequence, View,
 };
 use starling_kernels_cpu::Isa;
-use starling_kernels_cpu::attention::{self, Mask, Tensor};
+use starling_kernels_cpu::attention::{
+    self, Mask, Options, PairGradient, PairOperand, Standing, Tensor,
+};
 use starling_kernels_cpu::gemm::{self, Operand, OutOperand, TileEpilogue};
 use starling_kernels_cpu::map::ProgramEpilogue;
 use std::cell::Cell;
@@ -23,17 +25,8 @@ pub(crate) fn runs_gemm(v: &Gemm) -> bool {
 
 pub(crate) fn runs_attention(v: &Attention) -> bool {
     let mask = v.mask.as_ref().is_none_or(|m| matches!(m.dtype, DType::F32 | DType::U8));
-    [&v.q, &v.k, &v.v, &v.out, &v.lse].into_iter().all(is_f32) && mask
-}
-
-/// What the kernels leave to the engine.
-pub(crate) fn composes_attention(v: &Attention) -> bool {
-    v.sight.blocks.is_some() || v.score.is_some() || v.dropout.is_some()
-}
-
-pub(crate) fn composes_attention_backward(v: &AttentionBackward) -> bool {
-    let gradients = v.d_mask.is_some() || v.d_inputs.iter().any(Option::is_some);
-    composes_attention(&v.forward) || gradients
+    let inputs = v.score.iter().flat_map(|s| &s.inputs).all(is_elementwise);
+    [&v.q, &v.k, &v.v, &v.out, &v.lse].into_iter().all(is_f32) && mask && inputs
 }
 
 pub(crate) fn runs_attention_backward(v: &AttentionBackward) -> bool {
@@ -41,7 +34,8 @@ pub(crate) fn runs_attention_backward(v: &AttentionBackward) -> bool {
 }
 
 pub(crate) fn attention_workspace_bytes(v: &AttentionBackward) -> usize {
-    attention::backward_workspace_bytes(&v.forward.q.layout, &v.forward.k.layout)
+    let pairs = v.d_mask.iter().chain(v.d_inputs.iter().flatten()).map(|d| &d.layout);
+    attention::backward_workspace_bytes(&v.forward.q.layout, &v.forward.k.layout, pairs)
 }
 
 /// The start of an f32 view's storage.
@@ -131,9 +125,19 @@ fn mask(op: &'static str, view: &View) -> Result<Mask> {
     }
 }
 
+/// What queries see and where they stand, and starts of sequences.
+#[derive(Default)]
+struct Queries {
+    /// Empty where causality says all.
+    spans: Vec<[u32; 2]>,
+    /// Empty where no program asks.
+    standings: Vec<Standing>,
+    numbers: Vec<i64>,
+}
+
 thread_local! {
-    /// What each query sees, and starts of sequences: kept so that a step does not allocate.
-    static SPANS: Cell<(Vec<[u32; 2]>, Vec<i64>)> = const { Cell::new((Vec::new(), Vec::new())) };
+    /// Kept so that a step does not allocate.
+    static QUERIES: Cell<Option<Queries>> = const { Cell::new(None) };
 }
 
 /// Appends the numbers of an i32 or u32 view.
@@ -147,81 +151,113 @@ fn put_integers(op: &'static str, view: &View, to: &mut Vec<i64>) -> Result<()> 
     Ok(())
 }
 
-/// The keys that each query sees, where that is not a matter of causality alone.
-fn put_spans(
-    op: &'static str,
-    v: &Attention,
-    spans: &mut Vec<[u32; 2]>,
-    numbers: &mut Vec<i64>,
-) -> Result<()> {
-    let [batch, _, queries, keys] = v.pairs();
-    spans.clear();
-    numbers.clear();
-    let mut starts = 0;
-    match &v.sight.lengths {
-        Lengths::Full => {}
-        Lengths::Keys(lengths) => put_integers(op, lengths, numbers)?,
-        Lengths::Packed { queries, keys } => {
-            starts = queries.shape()[1];
-            put_integers(op, queries, numbers)?;
-            put_integers(op, keys, numbers)?;
+impl Queries {
+    /// Finds out about all queries of a verb, as far as it is not a matter of causality alone.
+    fn read(&mut self, op: &'static str, v: &Attention) -> Result<()> {
+        let [batch, _, queries, keys] = v.pairs();
+        self.spans.clear();
+        self.standings.clear();
+        self.numbers.clear();
+        let (spans, standings) = (!sees_by_causality(v), v.score.is_some());
+        if !spans && !standings {
+            return Ok(());
         }
-    }
-    for b in 0..batch {
-        for query in 0..queries {
-            let own = |part: usize| &numbers[(part * batch + b) * starts..][..starts];
-            let sequence = match &v.sight.lengths {
-                Lengths::Full => Sequence::first(keys as i64, [queries, keys]),
-                Lengths::Keys(_) => Sequence::first(numbers[b], [queries, keys]),
-                Lengths::Packed { .. } => {
-                    Sequence::packed(query, [own(0), own(1)], [queries, keys])
+        let mut starts = 0;
+        match &v.sight.lengths {
+            Lengths::Full => {}
+            Lengths::Keys(lengths) => put_integers(op, lengths, &mut self.numbers)?,
+            Lengths::Packed { queries, keys } => {
+                starts = queries.shape()[1];
+                put_integers(op, queries, &mut self.numbers)?;
+                put_integers(op, keys, &mut self.numbers)?;
+            }
+        }
+        for b in 0..batch {
+            let own = |part: usize| &self.numbers[(part * batch + b) * starts..][..starts];
+            for query in 0..queries {
+                let sequence = match &v.sight.lengths {
+                    Lengths::Full => Sequence::first(keys as i64, [queries, keys]),
+                    Lengths::Keys(_) => Sequence::first(self.numbers[b], [queries, keys]),
+                    Lengths::Packed { .. } => {
+                        Sequence::packed(query, [own(0), own(1)], [queries, keys])
+                    }
+                };
+                if spans {
+                    let seen = v.sight.keys(query, &sequence);
+                    let none = seen.is_empty();
+                    let span = if none { [0, 0] } else { [seen.start as u32, seen.end as u32] };
+                    self.spans.push(span);
                 }
-            };
-            let seen = v.sight.keys(query, &sequence);
-            spans.push(if seen.is_empty() { [0, 0] } else { [seen.start as u32, seen.end as u32] });
+                if standings {
+                    let origin = sequence.keys.start;
+                    let position = query as i64 + sequence.shift - origin as i64;
+                    let (position, origin) = (position as f32, origin as u32);
+                    self.standings.push(Standing { position, origin });
+                }
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
-/// Calls `f` with the pointers and strides of the forward's operands.
-fn with_unpacked(
+/// True when nothing but causality decides which keys of a row may be seen.
+fn sees_by_causality(v: &Attention) -> bool {
+    v.sight.window.is_none() && matches!(v.sight.lengths, Lengths::Full)
+}
+
+/// Calls `f` with what is known about the queries of a verb.
+fn with_queries(
     op: &'static str,
     v: &Attention,
-    f: impl FnOnce(attention::Forward) -> Result<()>,
+    f: impl FnOnce(&Queries) -> Result<()>,
 ) -> Result<()> {
-    if v.sight.is_plain() {
-        return f(unpack(op, v, std::ptr::null())?);
-    }
-    let (mut spans, mut numbers) = SPANS.take();
-    let result =
-        put_spans(op, v, &mut spans, &mut numbers).and_then(|()| f(unpack(op, v, spans.as_ptr())?));
-    SPANS.set((spans, numbers));
+    let mut queries = QUERIES.take().unwrap_or_default();
+    let result = queries.read(op, v).and_then(|()| f(&queries));
+    QUERIES.set(Some(queries));
     result
 }
 
-fn unpack(op: &'static str, v: &Attention, spans: *const [u32; 2]) -> Result<attention::Forward> {
+/// The pointers and strides of the forward's operands.
+fn unpack<'a>(
+    op: &'static str,
+    v: &Attention,
+    queries: &Queries,
+    options: Option<&'a Options<'a>>,
+) -> Result<attention::Forward<'a>> {
+    let by_causality = sees_by_causality(v);
     Ok(attention::Forward {
         q: tensor(op, &v.q)?,
         k: tensor(op, &v.k)?,
         v: tensor(op, &v.v)?,
         mask: v.mask.as_ref().map(|m| mask(op, m)).transpose()?,
-        causal: v.sight.causal && spans.is_null(),
-        spans,
+        causal: v.sight.causal && by_causality,
+        spans: if by_causality { std::ptr::null() } else { queries.spans.as_ptr() },
         scale: v.scale,
+        options,
         out: tensor(op, &v.out)?,
         lse: tensor(op, &v.lse)?,
     })
 }
 
 pub(crate) fn attention(isa: Isa, v: CheckedRef<'_, Attention>) -> Result<()> {
-    with_unpacked("attention", &v, |call| {
+    let op = "attention";
+    with_queries(op, &v, |queries| {
+        let options = Options::of_forward(isa, v, &queries.standings)?;
+        let call = unpack(op, &v, queries, options.as_ref())?;
         // SAFETY: the verb's check found shapes that fit, every view inside its storage and the
         // outputs apart from everything; the stream's order keeps other verbs away. There are as
-        // many spans as queries, none beyond the keys: `put_spans`.
+        // many spans as queries, none beyond the keys: `Queries::read`.
         unsafe { attention::forward(isa, &call) };
         Ok(())
     })
+}
+
+/// The gradients of mask and score that are wanted.
+fn pair_gradients(op: &'static str, v: &AttentionBackward) -> Result<Vec<PairGradient>> {
+    let mask = v.d_mask.iter().map(|d| (PairOperand::Mask, d));
+    let inputs = v.d_inputs.iter().enumerate();
+    let inputs = inputs.filter_map(|(i, d)| Some((PairOperand::Input(i), d.as_ref()?)));
+    mask.chain(inputs).map(|(of, d)| Ok(PairGradient { of, to: tensor(op, d)? })).collect()
 }
 
 pub(crate) fn attention_backward(isa: Isa, v: CheckedRef<'_, AttentionBackward>) -> Result<()> {
@@ -240,13 +276,16 @@ pub(crate) fn attention_backward(isa: Isa, v: CheckedRef<'_, AttentionBackward>)
     if !workspace.is_aligned() {
         return Err(Error::shape(op, "the workspace must be aligned for f32"));
     }
-    with_unpacked(op, &v.forward, |forward| {
+    let pairs = pair_gradients(op, &v)?;
+    with_queries(op, &v.forward, |queries| {
+        let options = Options::of_backward(isa, v, &queries.standings)?;
         let call = attention::Backward {
-            forward,
+            forward: unpack(op, &v.forward, queries, options.as_ref())?,
             d_out: tensor(op, &v.d_out)?,
             d_q: tensor(op, &v.d_q)?,
             d_k: tensor(op, &v.d_k)?,
             d_v: tensor(op, &v.d_v)?,
+            pairs: &pairs,
             workspace,
         };
         // SAFETY: as in `attention`; the workspace is as long as the kernel asks for.

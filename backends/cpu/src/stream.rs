@@ -21,8 +21,7 @@ impl CpuStream {
     }
 }
 
-/// Everything is native but for options of attention, or an error for a dtype that is not computed
-/// on.
+/// Everything is native, or an error for a dtype that is not computed on.
 pub(crate) fn supports(verb: &Verb) -> Support {
     let native = match verb {
         Verb::Map(v) => map::runs_map(v),
@@ -38,16 +37,7 @@ pub(crate) fn supports(verb: &Verb) -> Support {
         | Verb::CrossEntropyBackward(_) => rows::runs(verb),
         Verb::Gather(_) | Verb::ScatterAdd(_) | Verb::Copy(_) | Verb::Fill(_) => index::runs(verb),
     };
-    let composed = match verb {
-        Verb::Attention(v) => matrix::composes_attention(v),
-        Verb::AttentionBackward(v) => matrix::composes_attention_backward(v),
-        _ => false,
-    };
-    match (native, composed) {
-        (true, false) => Support::Native,
-        (true, true) => Support::Composed,
-        (false, _) => Support::No,
-    }
+    if native { Support::Native } else { Support::No }
 }
 
 pub(crate) fn workspace_bytes(verb: &Verb) -> usize {

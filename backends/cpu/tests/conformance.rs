@@ -19,10 +19,7 @@ fn passes(tier: Tier) {
         // Products and rows are computed in f32 alone; nothing else of the table is left out.
         let narrow =
             |r: &&String| ["f16", "bf16", "i8"].iter().any(|d| r.ends_with(&format!("on {d}")));
-        // Options of attention are composed: engine/tests/lower.rs runs them.
-        let composed = |r: &&String| r.contains("leaves it to the engine to compose attention");
-        let other = summary.reasons.keys().filter(|r| !narrow(r) && !composed(r));
-        let other: Vec<_> = other.collect();
+        let other: Vec<_> = summary.reasons.keys().filter(|r| !narrow(r)).collect();
         assert!(other.is_empty(), "{isa}: {other:?}");
         assert_eq!(summary.passed + summary.failed + summary.skipped, table.len());
     }

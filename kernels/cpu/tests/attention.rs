@@ -247,6 +247,7 @@ fn computed(isa: Isa, case: &Case, [q, k, v, d_out]: &mut [Held; 4]) -> [Vec<f32
         causal: case.causal,
         spans: std::ptr::null(),
         scale: case.scale,
+        options: None,
         out: out.tensor(),
         lse: Tensor { at: lse.as_mut_ptr(), layout: Layout::contiguous(&shape) },
     };
@@ -255,7 +256,7 @@ fn computed(isa: Isa, case: &Case, [q, k, v, d_out]: &mut [Held; 4]) -> [Vec<f32
     let mut d_q = Held::new(case.q_shape(), case.order);
     let mut d_k = Held::new(case.k_shape(), case.order);
     let mut d_v = Held::new(case.k_shape(), case.order);
-    let bytes = backward_workspace_bytes(&q.layout, &k.layout);
+    let bytes = backward_workspace_bytes(&q.layout, &k.layout, []);
     let mut workspace = vec![f32::NAN; bytes / 4];
     let call = Backward {
         forward: call,
@@ -263,6 +264,7 @@ fn computed(isa: Isa, case: &Case, [q, k, v, d_out]: &mut [Held; 4]) -> [Vec<f32
         d_q: d_q.tensor(),
         d_k: d_k.tensor(),
         d_v: d_v.tensor(),
+        pairs: &[],
         workspace: workspace.as_mut_ptr(),
     };
     // SAFETY: as above; the workspace has the bytes that were asked for.

@@ -1,11 +1,19 @@
 //! Attention's memory is linear in the sequence length: counted, not argued.
 
-use starling_contract::Layout;
+use starling_contract::{
+    Attention, AttentionBackward, BlockMask, DType, HostStorage, Kind, Layout, Score, Sight, Verb,
+    View, WeightDropout,
+};
 use starling_kernels_cpu::Isa;
 use starling_kernels_cpu::attention::{
-    Backward, Forward, Tensor, backward, backward_workspace_bytes, forward,
+    Backward, Forward, Options, PairGradient, PairOperand, Standing, Tensor, backward,
+    backward_workspace_bytes, forward,
 };
+use starling_ops::program::Builder;
+use starling_ops::{Key, Math, Trace};
 use std::alloc::{GlobalAlloc, Layout as Bytes, System};
+use std::cell::RefCell;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The system's allocator, counting what is held.
@@ -57,6 +65,7 @@ fn peaks(heads: usize, length: usize, dim: usize, threads: usize) -> [usize; 2] 
         causal: true,
         spans: std::ptr::null(),
         scale: 0.125,
+        options: None,
         out: next(),
         lse: Tensor { at: lse.as_mut_ptr(), layout: Layout::contiguous(&shape[..3]) },
     };
@@ -72,14 +81,125 @@ fn peaks(heads: usize, length: usize, dim: usize, threads: usize) -> [usize; 2] 
     let ahead = peak(|| run(&|| unsafe { forward(Isa::from_env().unwrap(), &call) }));
     let back = peak(|| {
         run(&|| {
-            let mut workspace = vec![0.0f32; backward_workspace_bytes(&layout, &layout) / 4];
+            let mut workspace = vec![0.0f32; backward_workspace_bytes(&layout, &layout, []) / 4];
             let workspace = workspace.as_mut_ptr();
-            let call = Backward { forward: call, d_out, d_q, d_k, d_v, workspace };
+            let call = Backward { forward: call, d_out, d_q, d_k, d_v, pairs: &[], workspace };
             // SAFETY: as above; the workspace has the bytes that were asked for.
             unsafe { backward(Isa::from_env().unwrap(), &call) }
         });
     });
     [ahead, back]
+}
+
+/// `[batch, heads, queries, keys]` numbers from memory of `shape`, repeated.
+fn repeated(shape: &[usize], pairs: &[usize], dtype: DType) -> View {
+    let bytes = shape.iter().product::<usize>() * dtype.size();
+    let view = View::contiguous(HostStorage::new(bytes).unwrap(), dtype, shape);
+    let layout = view.layout.broadcast_to(pairs).unwrap();
+    view.with(layout)
+}
+
+/// Attention with every option that is neither a mask nor a mask's gradient.
+fn with_options(heads: usize, length: usize, dim: usize) -> AttentionBackward {
+    let f32 = |shape: &[usize]| repeated(shape, shape, DType::F32);
+    let (shape, pairs) = ([1, heads, length, dim], [1, heads, length, length]);
+    let builder = RefCell::new(Builder::new());
+    let t = Trace(&builder);
+    let distance = t.sub(t.input(2), t.input(1));
+    let value = t.add(t.input(0), t.mul(t.input(Score::OWN_INPUTS), distance));
+    let (program, immediates) = builder.borrow().finish_with_immediates(&[value.0]);
+    let slopes = repeated(&[1, heads, 1, 1], &pairs, DType::F32);
+    let score = Score::new((Arc::new(program), immediates), vec![], vec![slopes]);
+    let word = || repeated(&[], &[], DType::U32);
+    let key =
+        Key { seed_lo: word(), seed_hi: word(), instance: word(), step: word(), node: word() };
+    let blocks = [1, 1, length.div_ceil(100), length.div_ceil(100)];
+    let keep = repeated(&blocks, &[1, heads, blocks[2], blocks[3]], DType::U8);
+    let kept = HostStorage::of(&keep).expect("host memory");
+    // SAFETY: the memory holds a byte for each block.
+    unsafe { kept.write_bytes(1, blocks[2] * blocks[3]) };
+    let sight = Sight { causal: true, ..Sight::default() };
+    let sight = Sight { blocks: Some(BlockMask { keep, size: [100, 100] }), ..sight };
+    let forward = Attention {
+        q: f32(&shape),
+        k: f32(&shape),
+        v: f32(&shape),
+        mask: None,
+        sight,
+        scale: 0.125,
+        score: Some(score),
+        dropout: Some(WeightDropout { p: 0.1, key }),
+        out: f32(&shape),
+        lse: f32(&shape[..3]),
+    };
+    AttentionBackward {
+        d_out: f32(&shape),
+        d_q: f32(&shape),
+        d_k: f32(&shape),
+        d_v: f32(&shape),
+        d_mask: None,
+        d_inputs: vec![Some(f32(&[1, heads, 1, 1]))],
+        forward,
+        workspace: None,
+    }
+}
+
+/// As [`peaks`], with the options' own memory.
+fn peaks_with_options(heads: usize, length: usize, dim: usize) -> [usize; 2] {
+    let verb = with_options(heads, length, dim);
+    let standing = |i| Standing { position: i as f32, origin: 0 };
+    let standings: Vec<_> = (0..length).map(standing).collect();
+    let isa = Isa::from_env().unwrap();
+    let tensor = |view: &View| Tensor {
+        at: HostStorage::of(view).expect("host memory").cast(),
+        layout: view.layout,
+    };
+    let (f, d_input) = (&verb.forward, verb.d_inputs[0].as_ref().expect("a gradient"));
+    let checked = [Verb::from(f.clone()), Verb::from(verb.clone())].map(|v| v.check().unwrap());
+    let [ahead, back] = checked.each_ref().map(|verb| match verb.kind() {
+        Kind::Attention(v) => Options::of_forward(isa, v, &standings).unwrap(),
+        Kind::AttentionBackward(v) => Options::of_backward(isa, v, &standings).unwrap(),
+        other => panic!("{other:?}"),
+    });
+    let call = Forward {
+        q: tensor(&f.q),
+        k: tensor(&f.k),
+        v: tensor(&f.v),
+        mask: None,
+        causal: true,
+        spans: std::ptr::null(),
+        scale: f.scale,
+        options: ahead.as_ref(),
+        out: tensor(&f.out),
+        lse: tensor(&f.lse),
+    };
+    let fresh = |f: &(dyn Fn() + Sync)| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread pool");
+        pool.install(f);
+        std::mem::forget(pool);
+    };
+    // SAFETY: each tensor has its own memory and the shape that the call needs.
+    let forward_peak = peak(|| fresh(&|| unsafe { forward(isa, &call) }));
+    let again = Forward { options: back.as_ref(), ..call };
+    let pairs = [PairGradient { of: PairOperand::Input(0), to: tensor(d_input) }];
+    let backward_peak = peak(|| {
+        fresh(&|| {
+            let bytes = backward_workspace_bytes(&f.q.layout, &f.k.layout, [&d_input.layout]);
+            let mut workspace = vec![0.0f32; bytes / 4];
+            let call = Backward {
+                forward: again,
+                d_out: tensor(&verb.d_out),
+                d_q: tensor(&verb.d_q),
+                d_k: tensor(&verb.d_k),
+                d_v: tensor(&verb.d_v),
+                pairs: &pairs,
+                workspace: workspace.as_mut_ptr(),
+            };
+            // SAFETY: as above; the workspace has the bytes that were asked for.
+            unsafe { backward(isa, &call) }
+        });
+    });
+    [forward_peak, backward_peak]
 }
 
 #[test]
@@ -100,5 +220,11 @@ fn twice_the_length_takes_twice_the_memory() {
             let (held, scores) = (c.max(several[i]), 4 * LENGTHS[2] * LENGTHS[2]);
             assert!(held < scores / 4, "{name} holds {held} bytes, one head's scores {scores}");
         }
+    }
+    let all = LENGTHS.map(|length| peaks_with_options(1, length, 64));
+    for (i, name) in ["forward", "backward"].into_iter().enumerate() {
+        let [a, b, c] = [0, 1, 2].map(|length| all[length][i]);
+        println!("{name} with options: {a}, {b}, {c} bytes at {LENGTHS:?}");
+        assert!(b <= 2 * a + slack && c <= 2 * b + slack, "{name} with options: {a}, {b}, {c}");
     }
 }

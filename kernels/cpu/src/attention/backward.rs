@@ -7,136 +7,18 @@
 //! pass makes `d_k` and `d_v` by blocks of keys and another `d_q` by blocks of queries: seven
 //! products, but no sum crosses a piece of work.
 
-use super::pack::{Factor, Matrix, PackRows, PackTransposed, RowDots, UnpackRows};
-use super::product::{AnyNotFinite, Band, Product, Start, panel_columns};
-use super::shape::{Block, Pass, Pieces, Shape, Shared, blocks, for_each, visible_keys};
-use super::softmax::{Gradient, MAX_LANES};
-use super::{Backward, Tensor};
+use super::Backward;
+use super::pack::{Factor, Matrix, UnpackRows};
+use super::pairs::{self, TimesSlope};
+use super::product::{AnyNotFinite, Band, Product, Start};
+use super::recompute::{
+    COLS, Keys, Packed, Queries, ROWS, SCORES_ROW, Tiles, recompute, with_tiles,
+};
+use super::shape::{Block, Pass, Pieces, Shape, blocks, for_each};
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
 use starling_contract::Layout;
 use std::ops::Range;
-
-/// Queries of a block.
-const ROWS: usize = 64;
-/// Keys of a block: a whole number of panels of every instruction set.
-const COLS: usize = 128;
-/// Distance of the scores' rows; see the forward pass.
-const SCORES_ROW: usize = COLS + MAX_LANES;
-/// The widest panel of any instruction set.
-const MAX_PANEL: usize = 64;
-
-/// One key head as the products read it.
-#[derive(Clone, Copy)]
-struct Keys {
-    /// Panels of keys as columns.
-    keys_transposed: *mut f32,
-    /// Panels of values as columns.
-    values_transposed: *mut f32,
-    /// Rows of keys.
-    keys: *mut f32,
-}
-
-impl Keys {
-    fn panels_len(shape: &Shape) -> usize {
-        Pieces::size(shape.keys.next_multiple_of(MAX_PANEL) * shape.dim)
-    }
-
-    fn len(shape: &Shape) -> usize {
-        2 * Self::panels_len(shape) + shape.keys * shape.width()
-    }
-
-    fn new(shape: &Shape, at: *mut f32) -> Self {
-        let panels = Self::panels_len(shape);
-        Self {
-            keys_transposed: at,
-            values_transposed: at.wrapping_add(panels),
-            keys: at.wrapping_add(2 * panels),
-        }
-    }
-
-    /// # Safety
-    /// `self` is writable for `rows`, and `call`'s tensors are readable.
-    unsafe fn pack(&self, pass: Pass<'_, Backward>, unit: usize, rows: Range<usize>) {
-        let Pass { isa, call, shape } = pass;
-        let (batch, head) = shape.unit(unit);
-        let (start, dim, width, n) = (rows.start, shape.dim, shape.width(), rows.len());
-        let columns = panel_columns(isa.lanes());
-        let k = call.forward.k.matrix(batch, head).skip_rows(start);
-        let v = call.forward.v.matrix(batch, head).skip_rows(start);
-        // SAFETY: as the caller promises.
-        unsafe {
-            for (src, panels) in [(k, self.keys_transposed), (v, self.values_transposed)] {
-                let dst = panels.add(start * dim);
-                isa.run(PackTransposed { src, dst, rows: n, dim, columns }.kernel());
-            }
-            let dst = self.keys.add(start * width);
-            isa.run(PackRows { src: k, dst, rows: n, dim, width, factor: 1.0 }.kernel());
-        }
-    }
-}
-
-/// One query head as the products read it.
-#[derive(Clone, Copy)]
-struct Queries {
-    /// Rows of scaled queries.
-    q: *mut f32,
-    /// Rows of upstream gradients.
-    d_out: *mut f32,
-    lse: *mut f32,
-    delta: *mut f32,
-}
-
-impl Queries {
-    fn len(shape: &Shape) -> usize {
-        2 * shape.queries * shape.width() + 2 * Pieces::size(shape.queries)
-    }
-
-    fn new(shape: &Shape, at: *mut f32) -> Self {
-        let (rows, column) = (shape.queries * shape.width(), Pieces::size(shape.queries));
-        Self {
-            q: at,
-            d_out: at.wrapping_add(rows),
-            lse: at.wrapping_add(2 * rows),
-            delta: at.wrapping_add(2 * rows + column),
-        }
-    }
-
-    /// # Safety
-    /// `self` is writable for `rows`, and `call`'s tensors are readable.
-    unsafe fn pack(
-        &self,
-        pass: Pass<'_, Backward>,
-        (batch, head): (usize, usize),
-        rows: Range<usize>,
-    ) {
-        let Pass { isa, call, shape } = pass;
-        let (dim, width) = (shape.dim, shape.width());
-        let copy = |from: &Tensor, rows: &Range<usize>, dst, factor| PackRows {
-            src: from.matrix(batch, head).skip_rows(rows.start),
-            dst,
-            rows: rows.len(),
-            dim,
-            width,
-            factor,
-        };
-        for rows in blocks(rows.len(), ROWS).map(|r| rows.start + r.start..rows.start + r.end) {
-            let at = rows.start * width;
-            // SAFETY: as the caller promises; the scratch holds one block of `out`.
-            with_scratch(ROWS * width, |out| unsafe {
-                let (out, d_out) = (out.as_mut_ptr(), self.d_out.add(at));
-                isa.run(copy(&call.forward.q, &rows, self.q.add(at), call.forward.scale).kernel());
-                isa.run(copy(&call.d_out, &rows, d_out, 1.0).kernel());
-                isa.run(copy(&call.forward.out, &rows, out, 1.0).kernel());
-                let delta = self.delta.add(rows.start);
-                isa.run(RowDots { a: d_out, b: out, out: delta, rows: rows.len(), width }.kernel());
-                for row in rows {
-                    *self.lse.add(row) = *call.forward.lse.scalar(batch, head, row);
-                }
-            });
-        }
-    }
-}
 
 /// Where a block's gradients are added: rows as far apart as the packed rows. Null is not wanted.
 #[derive(Clone, Copy)]
@@ -146,17 +28,22 @@ struct Gradients {
     d_v: *mut f32,
 }
 
-/// Bytes of working memory that the backward pass of such `q` and `k` wants.
-pub fn backward_workspace_bytes(q: &Layout, k: &Layout) -> usize {
+/// Bytes of working memory that the backward pass of such `q` and `k` wants, with gradients of
+/// such `pairs`.
+pub fn backward_workspace_bytes<'a>(
+    q: &Layout,
+    k: &Layout,
+    pairs: impl IntoIterator<Item = &'a Layout>,
+) -> usize {
     let shape = Shape::new(q, k);
-    if shape.many_units() {
+    let sums = pairs.into_iter().map(|to| pairs::partial_len(&shape, to)).max();
+    if shape.many_units() && sums.is_none() {
         return 0;
     }
-    let heads = shape.batch * shape.heads;
-    size_of::<f32>() * (shape.units() * Keys::len(&shape) + heads * Queries::len(&shape))
+    size_of::<f32>() * (Packed::len(&shape) + sums.unwrap_or(0))
 }
 
-/// Computes `d_q`, `d_k` and `d_v`.
+/// Computes `d_q`, `d_k`, `d_v` and the gradients of pairs.
 ///
 /// # Safety
 /// The tensors have the shapes that [`Backward`] says, as checked by `Verb::check`;
@@ -165,7 +52,7 @@ pub fn backward_workspace_bytes(q: &Layout, k: &Layout) -> usize {
 pub unsafe fn backward(isa: Isa, call: &Backward) {
     let shape = Shape::new(&call.forward.q.layout, &call.forward.k.layout);
     let pass = Pass { isa, call, shape };
-    if shape.many_units() {
+    if shape.many_units() && call.pairs.is_empty() {
         for_each(shape.units(), 5 * shape.work(), |unit| {
             // SAFETY: as the caller promises; units write disjoint gradients.
             unsafe { one_pass(pass, unit) };
@@ -176,26 +63,29 @@ pub unsafe fn backward(isa: Isa, call: &Backward) {
     }
 }
 
-/// Working memory for the scores of a block and their gradient.
-const SCORES_LEN: usize = 2 * ROWS * SCORES_ROW;
+/// Derivatives of the score that the gradients of queries and keys need.
+fn slopes(call: &Backward<'_>) -> usize {
+    usize::from(call.forward.options.is_some_and(|o| o.has_slopes()))
+}
 
 /// All gradients of one key head and its query heads.
 ///
 /// # Safety
 /// As [`backward`].
-unsafe fn one_pass(pass: Pass<'_, Backward>, unit: usize) {
+unsafe fn one_pass(pass: Pass<'_, Backward<'_>>, unit: usize) {
     let Pass { isa, call, shape } = pass;
     let (dim, width) = (shape.dim, shape.width());
     let (batch, kv_head) = shape.unit(unit);
     let (kv_len, q_len) = (shape.keys * width, shape.queries * width);
     let (keys_len, queries_len) = (Keys::len(&shape), Queries::len(&shape));
-    let total = keys_len + queries_len + 2 * kv_len + q_len + SCORES_LEN;
+    let scores_len = Tiles::len(slopes(call));
+    let total = keys_len + queries_len + 2 * kv_len + q_len + scores_len;
     with_scratch(total, |memory| {
         let mut pieces = Pieces(memory);
         let keys = Keys::new(&shape, pieces.take(keys_len));
         let queries = Queries::new(&shape, pieces.take(queries_len));
         let (d_k, d_v) = (pieces.take(kv_len), pieces.take(kv_len));
-        let (d_q, scores) = (pieces.take(q_len), pieces.take(SCORES_LEN));
+        let (d_q, scores) = (pieces.take(q_len), pieces.take(scores_len));
         // SAFETY: the pieces are this task's own and as long as they are used.
         unsafe {
             keys.pack(pass, unit, 0..shape.keys);
@@ -229,18 +119,14 @@ unsafe fn one_pass(pass: Pass<'_, Backward>, unit: usize) {
     });
 }
 
-/// `d_k` and `d_v` by blocks of keys, then `d_q` by blocks of queries.
+/// `d_k` and `d_v` by blocks of keys, then `d_q` by blocks of queries, then the gradients of pairs.
 ///
 /// # Safety
 /// As [`backward`].
-unsafe fn two_passes(pass: Pass<'_, Backward>) {
+unsafe fn two_passes(pass: Pass<'_, Backward<'_>>) {
     let shape = pass.shape;
     let heads = shape.batch * shape.heads;
-    let (keys_len, queries_len) = (Keys::len(&shape), Queries::len(&shape));
-    let memory = Shared::new(pass.call.workspace);
-    let queries_start = shape.units() * keys_len;
-    let keys = |unit| Keys::new(&shape, memory.offset(unit * keys_len));
-    let queries = |head| Queries::new(&shape, memory.offset(queries_start + head * queries_len));
+    let packed = Packed::new(shape, pass.call.workspace);
     let cols: Vec<_> = blocks(shape.keys, COLS).collect();
     let rows: Vec<_> = blocks(shape.queries, ROWS).collect();
     let (key_tasks, query_tasks) = (shape.units() * cols.len(), heads * rows.len());
@@ -249,26 +135,29 @@ unsafe fn two_passes(pass: Pass<'_, Backward>) {
         unsafe {
             if task < key_tasks {
                 let (unit, part) = (task / cols.len(), cols[task % cols.len()].clone());
-                keys(unit).pack(pass, unit, part);
+                packed.keys(unit).pack(pass, unit, part);
             } else {
                 let (bh, i) = ((task - key_tasks) / rows.len(), (task - key_tasks) % rows.len());
                 let (batch, head) = (bh / shape.heads, bh % shape.heads);
-                queries(bh).pack(pass, (batch, head), rows[i].clone());
+                packed.queries(bh).pack(pass, (batch, head), rows[i].clone());
             }
         }
     });
     for_each(key_tasks, 4 * shape.work(), |task| {
         let (unit, part) = (task / cols.len(), cols[task % cols.len()].clone());
         // SAFETY: as the caller promises; everything packed is only read now.
-        unsafe { keys_gradient(pass, unit, part, keys(unit), queries) };
+        unsafe { keys_gradient(pass, unit, part, packed) };
     });
     for_each(query_tasks, 3 * shape.work(), |task| {
         let (bh, part) = (task / rows.len(), rows[task % rows.len()].clone());
         let (batch, head) = (bh / shape.heads, bh % shape.heads);
-        let keys = keys(batch * shape.kv_heads + head / shape.group());
         // SAFETY: as above.
-        unsafe { queries_gradient(pass, (batch, head), part, keys, queries(bh)) };
+        unsafe { queries_gradient(pass, (batch, head), part, packed) };
     });
+    for gradient in pass.call.pairs {
+        // SAFETY: as above.
+        unsafe { pairs::gradient(pass, gradient, packed) };
+    }
 }
 
 /// `d_k` and `d_v` of one block of keys.
@@ -276,28 +165,27 @@ unsafe fn two_passes(pass: Pass<'_, Backward>) {
 /// # Safety
 /// As [`backward`]; everything is packed.
 unsafe fn keys_gradient(
-    pass: Pass<'_, Backward>,
+    pass: Pass<'_, Backward<'_>>,
     unit: usize,
     cols: Range<usize>,
-    keys: Keys,
-    queries: impl Fn(usize) -> Queries,
+    packed: Packed,
 ) {
     let Pass { isa, call, shape } = pass;
     let (width, (batch, kv_head)) = (shape.width(), shape.unit(unit));
-    let len = COLS * width;
-    with_scratch(2 * len + SCORES_LEN, |memory| {
+    let (len, scores_len) = (COLS * width, Tiles::len(slopes(call)));
+    with_scratch(2 * len + scores_len, |memory| {
         let mut pieces = Pieces(memory);
-        let (d_k, d_v, scores) = (pieces.take(len), pieces.take(len), pieces.take(SCORES_LEN));
+        let (d_k, d_v, scores) = (pieces.take(len), pieces.take(len), pieces.take(scores_len));
         let grads = Gradients { d_q: std::ptr::null_mut(), d_k, d_v };
         // SAFETY: the pieces are this task's own and as long as they are used.
         unsafe {
             std::slice::from_raw_parts_mut(d_k, len).fill(0.0);
             std::slice::from_raw_parts_mut(d_v, len).fill(0.0);
             for head in shape.heads_of(kv_head) {
-                let queries = queries(batch * shape.heads + head);
+                let queries = packed.queries(batch * shape.heads + head);
                 for rows in blocks(shape.queries, ROWS) {
                     let block = Block { batch, head, rows, cols: cols.clone() };
-                    pair(pass, &block, keys, queries, grads, scores);
+                    pair(pass, &block, packed.keys(unit), queries, grads, scores);
                 }
             }
             for (src, to) in [(d_k, &call.d_k), (d_v, &call.d_v)] {
@@ -314,18 +202,19 @@ unsafe fn keys_gradient(
 /// # Safety
 /// As [`backward`]; everything is packed.
 unsafe fn queries_gradient(
-    pass: Pass<'_, Backward>,
+    pass: Pass<'_, Backward<'_>>,
     (batch, head): (usize, usize),
     rows: Range<usize>,
-    keys: Keys,
-    queries: Queries,
+    packed: Packed,
 ) {
     let Pass { isa, call, shape } = pass;
     let (width, none) = (shape.width(), std::ptr::null_mut());
-    let len = ROWS * width;
-    with_scratch(len + SCORES_LEN, |memory| {
+    let (len, scores_len) = (ROWS * width, Tiles::len(slopes(call)));
+    let keys = packed.keys(batch * shape.kv_heads + head / shape.group());
+    let queries = packed.queries(batch * shape.heads + head);
+    with_scratch(len + scores_len, |memory| {
         let mut pieces = Pieces(memory);
-        let (d_q, scores) = (pieces.take(len), pieces.take(SCORES_LEN));
+        let (d_q, scores) = (pieces.take(len), pieces.take(scores_len));
         // SAFETY: the pieces are this task's own and as long as they are used.
         unsafe {
             std::slice::from_raw_parts_mut(d_q, len).fill(0.0);
@@ -344,57 +233,35 @@ unsafe fn queries_gradient(
 /// What one block of scores adds to the gradients that are wanted.
 ///
 /// # Safety
-/// As [`backward`]; `keys` and `queries` are packed; `scores` has `SCORES_LEN` numbers.
+/// As [`backward`]; `keys` and `queries` are packed; `memory` is as long as the tiles.
 unsafe fn pair(
-    pass: Pass<'_, Backward>,
+    pass: Pass<'_, Backward<'_>>,
     block: &Block,
     keys: Keys,
     queries: Queries,
     grads: Gradients,
     memory: *mut f32,
 ) {
-    let Pass { isa, call, shape } = pass;
-    let (dim, width) = (shape.dim, shape.width());
+    let isa = pass.isa;
+    let (dim, width) = (pass.shape.dim, pass.shape.width());
     let (i, j) = (block.rows.start, block.cols.start);
-    // SAFETY: as the caller promises.
-    let (scores, seen) = unsafe {
-        let seen = visible_keys(&call.forward, &shape, block.batch, &block.rows, 1);
-        (block.scores(&call.forward, &shape, memory, SCORES_ROW), seen)
-    };
-    let visible = scores.visible();
-    if visible == 0 || seen.end <= block.cols.start || seen.start >= block.cols.end {
-        return;
-    }
-    let panel = panel_columns(isa.lanes());
     // SAFETY: as the caller promises; a block's scores fit `ROWS` rows of `SCORES_ROW`.
-    unsafe {
-        let (q, d_out) = (queries.q.add(i * width), queries.d_out.add(i * width));
-        let d_p = memory.add(ROWS * SCORES_ROW);
-        let q_k = Product {
-            m: scores.rows,
-            n: visible,
-            k: dim,
-            a: q,
-            a_row: width,
-            a_col: 1,
-            b: keys.keys_transposed.add(j * dim),
-            b_row: panel,
-            b_panel: Some((panel, panel * dim)),
-            c: memory,
-            c_row: SCORES_ROW,
-            start: Start::Zero,
-            band: scores.band(Band::Columns),
-        };
-        isa.run(q_k.kernel());
-        let b = keys.values_transposed.add(j * dim);
-        isa.run(Product { a: d_out, b, c: d_p, ..q_k }.kernel());
-        let (lse, delta) = (queries.lse.add(i), queries.delta.add(i));
-        isa.run(Gradient { scores, d_p, lse, delta }.kernel());
+    with_tiles(memory, slopes(pass.call), |tiles| unsafe {
+        let Some(scores) = recompute(pass, block, keys, queries, tiles) else { return };
+        let visible = scores.visible();
+        if let Some(options) = pass.call.forward.options {
+            options.drop_weights(block, &scores, tiles.weights);
+        }
+        if let Some(&slope) = tiles.slopes.first() {
+            let (rows, cols) = (scores.rows, visible);
+            isa.run(TimesSlope { d: tiles.d_scores, slope, rows, cols }.kernel());
+        }
+        let d_out = queries.d_out.add(i * width);
         let p_d_out = Product {
             m: visible,
             n: dim,
             k: scores.rows,
-            a: memory,
+            a: tiles.weights,
             a_row: 1,
             a_col: SCORES_ROW,
             b: d_out,
@@ -416,13 +283,14 @@ unsafe fn pair(
         };
         if !grads.d_v.is_null() {
             add(p_d_out);
-            add(Product { a: d_p, b: q, c: grads.d_k, ..p_d_out });
+            let b = queries.q.add(i * width);
+            add(Product { a: tiles.d_scores, b, c: grads.d_k, ..p_d_out });
         }
         if !grads.d_q.is_null() {
             let d_s_k = Product {
                 m: scores.rows,
                 k: visible,
-                a: d_p,
+                a: tiles.d_scores,
                 a_row: SCORES_ROW,
                 a_col: 1,
                 b: keys.keys.add(j * width),
@@ -432,5 +300,5 @@ unsafe fn pair(
             };
             add(d_s_k);
         }
-    }
+    });
 }

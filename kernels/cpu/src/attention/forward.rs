@@ -4,13 +4,13 @@ use super::Forward;
 use super::pack::{Factor, PackRows, PackTransposed, UnpackRows};
 use super::product::{AnyNotFinite, Band, Product, Start, panel_columns};
 use super::shape::{Block, Pass, Pieces, Shape, Shared, blocks, blocks_of, for_each, visible_keys};
-use super::softmax::{Finish, MAX_LANES, OnlineSoftmax};
+use super::softmax::{Finish, MAX_LANES, MAX_QUERIES, OnlineSoftmax};
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
 use std::ops::Range;
 
 /// Queries of a block.
-const ROWS: usize = 64;
+const ROWS: usize = MAX_QUERIES;
 /// Keys of a block: a whole number of panels of every instruction set.
 const COLS: usize = 128;
 /// Distance of the scores' rows: one cache line more than a block, so that a column of them does
@@ -38,7 +38,7 @@ impl Keys {
 
     /// # Safety
     /// `self` is writable for `rows`, and `call`'s tensors are readable.
-    unsafe fn pack(&self, pass: Pass<'_, Forward>, unit: usize, rows: Range<usize>) {
+    unsafe fn pack(&self, pass: Pass<'_, Forward<'_>>, unit: usize, rows: Range<usize>) {
         let Pass { isa, call, shape } = pass;
         let (batch, head) = shape.unit(unit);
         let (start, dim, width) = (rows.start, shape.dim, shape.width());
@@ -105,7 +105,7 @@ impl Work {
 /// The tensors have the shapes that [`Forward`] says, as checked by `Verb::check`;
 /// every element is readable, those of `out` and `lse` are writable, overlap nothing, and nobody
 /// else touches them meanwhile.
-pub unsafe fn forward(isa: Isa, call: &Forward) {
+pub unsafe fn forward(isa: Isa, call: &Forward<'_>) {
     let shape = Shape::new(&call.q.layout, &call.k.layout);
     if shape.batch * shape.heads * shape.queries == 0 {
         return;
@@ -170,7 +170,7 @@ pub unsafe fn forward(isa: Isa, call: &Forward) {
 /// # Safety
 /// As [`forward`]; `keys` is packed and nobody else has `work`.
 unsafe fn query_block(
-    pass: Pass<'_, Forward>,
+    pass: Pass<'_, Forward<'_>>,
     (batch, head): (usize, usize),
     rows: Range<usize>,
     keys: Keys,
@@ -185,16 +185,19 @@ unsafe fn query_block(
         let dst = work.q;
         isa.run(PackRows { src: q, dst, rows: n, dim, width, factor: call.scale }.kernel());
         let visible = visible_keys(call, &shape, batch, &rows, COLS);
-        if visible.is_empty() {
+        let mut first = true;
+        for cols in blocks_of(visible, COLS) {
+            let block = Block { batch, head, rows: rows.clone(), cols };
+            if call.options.is_some_and(|o| o.leaves_out(&block)) {
+                continue;
+            }
+            key_block(pass, &block, first, keys, work);
+            first = false;
+        }
+        if first {
             std::slice::from_raw_parts_mut(work.out, n * width).fill(0.0);
             std::slice::from_raw_parts_mut(work.max, n).fill(f32::NEG_INFINITY);
             std::slice::from_raw_parts_mut(work.sum, n * isa.lanes()).fill(0.0);
-        }
-        let first = visible.start;
-        for cols in blocks_of(visible, COLS) {
-            let first = cols.start == first;
-            let block = Block { batch, head, rows: rows.clone(), cols };
-            key_block(pass, &block, first, keys, work);
         }
         let (max, factor) = (work.max, work.factor);
         isa.run(Finish { rows: n, max, sum: work.sum, factor }.kernel());
@@ -211,7 +214,13 @@ unsafe fn query_block(
 ///
 /// # Safety
 /// As [`query_block`].
-unsafe fn key_block(pass: Pass<'_, Forward>, block: &Block, first: bool, keys: Keys, work: &Work) {
+unsafe fn key_block(
+    pass: Pass<'_, Forward<'_>>,
+    block: &Block,
+    first: bool,
+    keys: Keys,
+    work: &Work,
+) {
     let Pass { isa, call, shape } = pass;
     let (dim, width) = (shape.dim, shape.width());
     let start = block.cols.start;
@@ -235,8 +244,14 @@ unsafe fn key_block(pass: Pass<'_, Forward>, block: &Block, first: bool, keys: K
             band: scores.band(Band::Columns),
         };
         isa.run(q_k.kernel());
+        if let Some(options) = call.options {
+            options.score(block, &scores);
+        }
         let (max, sum, rescale) = (work.max, work.sum, work.factor);
         isa.run(OnlineSoftmax { scores, first, max, sum, rescale }.kernel());
+        if let Some(options) = call.options {
+            options.drop_weights(block, &scores, work.scores);
+        }
         let p_v = Product {
             m: scores.rows,
             n: dim,

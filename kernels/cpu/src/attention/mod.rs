@@ -7,13 +7,17 @@
 
 mod backward;
 mod forward;
+mod options;
 mod pack;
+mod pairs;
 mod product;
+mod recompute;
 mod shape;
 mod softmax;
 
 pub use backward::{backward, backward_workspace_bytes};
 pub use forward::forward;
+pub use options::{Options, Standing};
 
 use starling_contract::Layout;
 
@@ -45,9 +49,10 @@ pub enum Mask {
     },
 }
 
-/// `out = softmax(scale * q k^T + mask) v`; the contract is [`starling_contract::Attention`].
-#[derive(Clone, Copy, Debug)]
-pub struct Forward {
+/// `out = softmax(scale * q k^T + mask) v` with [`Options`]; the contract is
+/// [`starling_contract::Attention`].
+#[derive(Clone, Copy)]
+pub struct Forward<'a> {
     /// `[batch, heads, queries, head_dim]`
     pub q: Tensor,
     /// `[batch, kv_heads, keys, head_dim]`
@@ -63,6 +68,8 @@ pub struct Forward {
     pub spans: *const [u32; 2],
     /// Factor of the scores.
     pub scale: f32,
+    /// Programs, dropout and blocks.
+    pub options: Option<&'a Options<'a>>,
     /// `[batch, heads, queries, head_dim]`; written, or read by the backward pass.
     pub out: Tensor,
     /// `[batch, heads, queries]`: log-sum-exp by row; written, or read by the backward pass.
@@ -70,10 +77,10 @@ pub struct Forward {
 }
 
 /// Gradients of [`Forward`]; the contract is that of [`starling_contract::AttentionBackward`].
-#[derive(Clone, Copy, Debug)]
-pub struct Backward {
+#[derive(Clone, Copy)]
+pub struct Backward<'a> {
     /// The forward pass with its results.
-    pub forward: Forward,
+    pub forward: Forward<'a>,
     /// `[batch, heads, queries, head_dim]`
     pub d_out: Tensor,
     /// Of `q`'s shape; written.
@@ -82,8 +89,28 @@ pub struct Backward {
     pub d_k: Tensor,
     /// Of `v`'s shape; written.
     pub d_v: Tensor,
+    /// Gradients of what belongs to pairs; written.
+    pub pairs: &'a [PairGradient],
     /// [`backward_workspace_bytes`] bytes, aligned for f32; not used when that is 0.
     pub workspace: *mut f32,
+}
+
+/// The gradient of what is given for each pair of a query and a key.
+#[derive(Clone, Copy, Debug)]
+pub struct PairGradient {
+    /// Whose gradient.
+    pub of: PairOperand,
+    /// Of `[batch, heads, queries, keys]`, or with axes of extent 1 over which it is summed.
+    pub to: Tensor,
+}
+
+/// What is given for each pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PairOperand {
+    /// The mask that is added.
+    Mask,
+    /// An input of the score's program, numbered as in [`starling_contract::Score::inputs`].
+    Input(usize),
 }
 
 // SAFETY: the pointers are only followed by `forward` and `backward`, whose callers promise that
@@ -92,14 +119,14 @@ unsafe impl Send for Tensor {}
 // SAFETY: as above.
 unsafe impl Sync for Tensor {}
 // SAFETY: as above; the spans are only read.
-unsafe impl Send for Forward {}
+unsafe impl Send for Forward<'_> {}
 // SAFETY: as above.
-unsafe impl Sync for Forward {}
+unsafe impl Sync for Forward<'_> {}
 // SAFETY: as above.
 unsafe impl Send for Mask {}
 // SAFETY: as above.
 unsafe impl Sync for Mask {}
 // SAFETY: as above; the tasks write disjoint parts of the workspace.
-unsafe impl Send for Backward {}
+unsafe impl Send for Backward<'_> {}
 // SAFETY: as above.
-unsafe impl Sync for Backward {}
+unsafe impl Sync for Backward<'_> {}

@@ -139,7 +139,7 @@ pub struct Block {
 
 impl Block {
     /// Row `i` of the block sees its first `i + o` columns; `None` when all see all.
-    fn causal(&self, call: &Forward, shape: &Shape) -> Option<isize> {
+    fn causal(&self, call: &Forward<'_>, shape: &Shape) -> Option<isize> {
         let shift = shape.keys as isize - shape.queries as isize;
         let o = self.rows.start as isize + shift + 1 - self.cols.start as isize;
         (call.causal && o < self.cols.len() as isize).then_some(o)
@@ -149,7 +149,7 @@ impl Block {
     ///
     /// # Safety
     /// The call's spans are as many as its queries.
-    unsafe fn spans(&self, call: &Forward, shape: &Shape) -> Option<*const [u32; 2]> {
+    unsafe fn spans(&self, call: &Forward<'_>, shape: &Shape) -> Option<*const [u32; 2]> {
         if call.spans.is_null() {
             return None;
         }
@@ -166,7 +166,13 @@ impl Block {
     ///
     /// # Safety
     /// The call's spans are as many as its queries.
-    pub unsafe fn scores(&self, call: &Forward, shape: &Shape, at: *mut f32, row: usize) -> Scores {
+    pub unsafe fn scores(
+        &self,
+        call: &Forward<'_>,
+        shape: &Shape,
+        at: *mut f32,
+        row: usize,
+    ) -> Scores {
         let (i, j) = (self.rows.start, self.cols.start);
         Scores {
             at,
@@ -178,6 +184,7 @@ impl Block {
             spans: unsafe { self.spans(call, shape) },
             first_col: j,
             mask: call.mask.as_ref().map(|m| m.block(self.batch, self.head, i, j)),
+            may_hide: call.options.is_some(),
         }
     }
 }
@@ -191,9 +198,9 @@ impl Scores {
         }
     }
 
-    /// True when some row does not see some column.
+    /// True when some row may not see some column.
     pub fn hides(&self) -> bool {
-        self.causal.is_some() || self.spans.is_some() || self.mask.is_some()
+        self.causal.is_some() || self.spans.is_some() || self.mask.is_some() || self.may_hide
     }
 
     /// The band of a product that is made from or with the scores.
@@ -207,7 +214,7 @@ impl Scores {
 /// # Safety
 /// The call's spans are as many as its queries.
 pub unsafe fn visible_keys(
-    call: &Forward,
+    call: &Forward<'_>,
     shape: &Shape,
     batch: usize,
     rows: &Range<usize>,

@@ -5,6 +5,8 @@ use super::product::splat;
 use crate::isa::Kernel;
 use crate::simd::Simd;
 
+/// The most queries of a block.
+pub const MAX_QUERIES: usize = 64;
 /// The most keys of a block.
 pub const MAX_KEYS: usize = 256;
 /// The most lanes of a register.
@@ -41,6 +43,8 @@ pub struct Scores {
     pub spans: Option<*const [u32; 2]>,
     pub first_col: usize,
     pub mask: Option<MaskBlock>,
+    /// Something else makes scores of -inf or weights of 0.
+    pub may_hide: bool,
 }
 
 impl Scores {

@@ -11,6 +11,7 @@ pub(crate) mod few;
 mod fixed;
 mod fold;
 pub(crate) mod grid;
+pub(crate) mod part;
 mod stage;
 pub(crate) mod steps;
 pub(crate) mod tape;
@@ -82,10 +83,7 @@ impl Operands {
         let (inputs, outputs) = (resolve(inputs)?, resolve(outputs)?);
         let mut words = Few::new(0, params.len());
         for (word, view) in words.iter_mut().zip(params) {
-            let at = operand_of_any(op, view)?.first.cast::<u32>();
-            // SAFETY: the verb's check found the one f32 or u32 inside its storage, which is
-            // aligned for it.
-            *word = unsafe { at.read_unaligned() };
+            *word = single_word(op, view)?;
         }
         let index = usize::from(tape.index.is_some());
         let count = inputs.len() + outputs.len();
@@ -99,6 +97,16 @@ impl Operands {
         }
         Ok(Self { words, immediates: *immediates, inputs, outputs, strides })
     }
+}
+
+/// The bits of a checked verb's view of one f32 or u32.
+///
+/// # Errors
+/// [`Error::Shape`] for a view outside host memory.
+pub(crate) fn single_word(op: &'static str, view: &View) -> Result<u32> {
+    let at = operand_of_any(op, view)?.first.cast::<u32>();
+    // SAFETY: the verb's check found the one f32 or u32 inside its storage.
+    Ok(unsafe { at.read_unaligned() })
 }
 
 fn operand_of_any(op: &'static str, view: &View) -> Result<Operand> {

@@ -265,22 +265,37 @@ unsafe fn key<S: Simd>(s: S, step: &Step, locs: &[Loc], i: usize) -> Key<S::U> {
     }
 }
 
-/// Uniform numbers of consecutive elements: `LANES` Philox blocks at once give `4 * LANES` of them,
-/// bit-equal to [`starling_ops::Math::uniform`] of each.
-///
-/// The result lies `index % 4` elements before the step's block, where whole Philox blocks start.
+/// [`uniforms`] of a step. The result lies `index % 4` elements before the step's block, where
+/// whole Philox blocks start.
 ///
 /// # Safety
 /// As [`RunSteps::new`].
 #[inline(always)]
 unsafe fn uniform_run<S: Simd>(s: S, step: &Step, locs: &[Loc], vectors: usize, index: u32) {
-    let skipped = (index % 4) as usize;
-    let quads = (skipped + vectors * S::LANES).div_ceil(4);
-    // SAFETY: the caller promises the elements before the block and the 5 vectors behind it: at
-    // most `4 * LANES` are written past `quads * 4`, less what was skipped.
+    // SAFETY: the caller promises the elements before the block and the 5 vectors behind it.
     unsafe {
-        let key = key(s, step, locs, 0);
-        let mut out = locs[usize::from(step.node)].at.sub(skipped);
+        let out = locs[usize::from(step.node)].at.sub((index % 4) as usize);
+        uniforms(s, key(s, step, locs, 0), index, vectors * S::LANES, out);
+    }
+}
+
+/// Uniform numbers of `n` elements from element `index` on: `LANES` Philox blocks at once give
+/// `4 * LANES` of them, bit-equal to [`starling_ops::Math::uniform`] of each. They begin with whole
+/// Philox blocks: element `index` is `out[index % 4]`.
+///
+/// # Safety
+/// `out` is writable for `index % 4 + n` numbers, rounded up to whole fours, and `4 * LANES` more.
+#[inline(always)]
+pub(crate) unsafe fn uniforms<S: Simd>(
+    s: S,
+    key: Key<S::U>,
+    index: u32,
+    n: usize,
+    mut out: *mut f32,
+) {
+    let quads = ((index % 4) as usize + n).div_ceil(4);
+    // SAFETY: the caller promises room; at most `4 * LANES` are written past `quads * 4`.
+    unsafe {
         let mut quad = 0;
         while quad < quads {
             let words = philox::quad(s, s.iota((index / 4).wrapping_add(quad as u32)), key);

@@ -506,6 +506,9 @@ fn spoiled(all: &mut Vec<Case>) {
         shape.masked(Mask::Hidden).causal().spoiled(Spoiled::Upstream).cases(all);
         shape.causal().window(4).spoiled(Spoiled::Query).cases(all);
         shape.long(Long::Keys(&[10, 5])).spoiled(Spoiled::LastKey).cases(all);
+        shape.blocks([3, 4]).spoiled(Spoiled::Values).cases(all);
+        shape.causal().dropped(0.5).spoiled(Spoiled::Values).cases(all);
+        shape.causal().scored(Scored::SoftCap).spoiled(Spoiled::Query).cases(all);
     }
 }
 
@@ -529,4 +532,10 @@ fn large(all: &mut Vec<Case>) {
     long.long(Long::Packed(starts)).causal().window(100).cases(all);
     long.long(Long::Packed(starts)).scored(Scored::Slopes).dropped(0.3).trained(0b1101).cases(all);
     long.blocks([64, 128]).scored(Scored::SoftCap).cases(all);
+    let wide = Shape::new(2, 4, 70, 140, 8);
+    wide.blocks([64, 128]).scored(Scored::Slopes).trained(0b1101).cases(all);
+    for summed in [0, 0b0001, 0b0100, 0b0110] {
+        let trained = wide.causal().masked(Mask::Added).scored(Scored::Bias).trained(summed);
+        trained.dropped(0.1).cases(all);
+    }
 }

@@ -131,8 +131,11 @@ pub fn backward(verb: &AttentionBackward, bound: Bound) -> Result<Vec<Vec<f64>>>
             let v = o.row(&p.v, s.at);
             let weight = (s.score - lse).exp();
             let relative = o.score_error(row, &s)? + U * ((s.score - lse).abs() + 3.0);
-            let d_p = s.factor * dot(d_out, v);
-            let d_p_error = s.factor * dot_error(p.dim, norm(d_out), norm(v));
+            // A weight that is left out does not see its value.
+            let (d_p, d_p_error) = match s.factor {
+                0.0 => (0.0, 0.0),
+                kept => (kept * dot(d_out, v), kept * dot_error(p.dim, norm(d_out), norm(v))),
+            };
             let d_s = weight * (d_p - delta).abs();
             let d_s_error = weight
                 * (d_p_error + delta_error + 4.0 * U * (d_p.abs() + delta.abs()))
