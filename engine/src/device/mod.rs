@@ -18,7 +18,7 @@ pub use queue::Queue;
 pub(crate) use random::Random;
 pub use registry::{DeviceChoice, Probe, Provider};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use starling_contract::{Backend, Buffer, Capabilities, PoolStats, Verb, View};
 use std::fmt;
 use std::sync::Arc;
@@ -158,12 +158,7 @@ impl Device {
     /// What [`Verb::check`] finds; [`starling_contract::Error::Unsupported`] for what the backend
     /// can neither run nor have composed; what the device reports.
     pub fn run(&self, verb: impl Into<Verb>) -> Result<()> {
-        self.0.run(self, verb.into())
-    }
-
-    /// What a verb that cannot be run is answered with.
-    pub(crate) fn unsupported(&self, verb: &Verb) -> Error {
-        self.0.unsupported(verb)
+        self.0.run(verb.into())
     }
 
     /// Host bytes to a contiguous view. Not part of a captured list, hence refused inside one.

@@ -6,7 +6,7 @@ use super::random::{Instances, Random, Words};
 use super::recording::{self, List, Recorder};
 use super::siblings::Siblings;
 use crate::error::{Error, Result};
-use crate::lower;
+use crate::lower::lower;
 use crate::wait::wait;
 use starling_contract::{
     Backend, Buffer, Capture, Checked, DType, Pool, PoolStats, Replay, Storage, Stream, Support,
@@ -182,7 +182,7 @@ impl Queue {
     }
 
     /// As [`super::Device::run`].
-    pub(super) fn run(&self, device: &super::Device, verb: Verb) -> Result<()> {
+    pub(super) fn run(&self, verb: Verb) -> Result<()> {
         let verb = verb.check()?;
         match self.0.backend.supports(&verb) {
             Support::Native => {
@@ -190,13 +190,24 @@ impl Queue {
                 let (verb, _workspace) = self.with_workspace(verb)?;
                 self.enqueue(verb)
             }
-            Support::Composed => lower::submit(device, verb.into_verb()),
+            Support::Composed => self.run_composed(&verb),
             Support::No => Err(self.unsupported(&verb)),
         }
     }
 
+    fn run_composed(&self, verb: &Verb) -> Result<()> {
+        // Held until all of them are enqueued: the stream's order guards them from then on.
+        let mut held = Vec::new();
+        let verbs = lower(verb, &mut |bytes| {
+            held.push(self.allocate(bytes)?);
+            Ok(held[held.len() - 1].storage().clone())
+        })?;
+        let verbs = verbs.ok_or_else(|| self.unsupported(verb))?;
+        verbs.into_iter().try_for_each(|verb| self.run(verb))
+    }
+
     /// What a verb that cannot be run is answered with.
-    pub(super) fn unsupported(&self, verb: &Verb) -> Error {
+    fn unsupported(&self, verb: &Verb) -> Error {
         let (op, dtype, backend) = (verb.name(), verb.dtype(), self.0.backend.name().to_owned());
         starling_contract::Error::Unsupported { op, dtype, backend }.into()
     }

@@ -70,7 +70,7 @@ impl Scores {
         let q = heads.grouped(&v.q);
         let k = transposed(&l.inserted(&v.k, 2, heads.groups)?);
         let scores = l.temporary(&[q.shape()[0], heads.kv_heads, heads.groups, queries, keys])?;
-        l.gemm(v.scale, &q, &k, &scores)?;
+        l.gemm(v.scale, &q, &k, &scores);
         let positions = v.score.is_some() || !v.sight.is_everything();
         let spans = if positions { Some(Spans::new(l, v)?) } else { None };
         let slopes = match (&v.score, &spans) {
@@ -125,11 +125,11 @@ fn apply_score(
         }
         let (program, params) = (score.derivatives.clone(), score.params.clone());
         let (immediates, outputs) = (score.derivatives_immediates, found.clone());
-        l.run(Map { program, params, immediates, inputs: inputs.clone(), outputs })?;
+        l.push(Map { program, params, immediates, inputs: inputs.clone(), outputs });
     }
     let (program, params, immediates) =
         (score.program.clone(), score.params.clone(), score.immediates);
-    l.run(Map { program, params, immediates, inputs, outputs: vec![scores.clone()] })?;
+    l.push(Map { program, params, immediates, inputs, outputs: vec![scores.clone()] });
     Ok(found)
 }
 
@@ -169,7 +169,7 @@ fn exponential(t: Trace<'_>) -> Real {
 
 /// `output = f(inputs, factor)`: dropout's factor of each weight is 0 or `1 / (1 - p)`.
 fn drop_weights(
-    l: &Lowering<'_>,
+    l: &mut Lowering<'_>,
     dropout: &WeightDropout,
     inputs: &[&View],
     output: &View,
@@ -183,7 +183,8 @@ fn drop_weights(
         f(t, t.select(t.ge(u, t.immediate(p)), t.immediate(1.0 / (1.0 - p)), t.lit(0.0)))
     });
     let params = dropout.words().into_iter().cloned().collect();
-    l.run(Map { program, params, immediates, inputs, outputs: vec![output.clone()] })
+    l.push(Map { program, params, immediates, inputs, outputs: vec![output.clone()] });
+    Ok(())
 }
 
 /// A copy of `x` in which what is not finite is 0.
@@ -210,7 +211,8 @@ fn product_of_seen(
 ) -> Result<()> {
     if !hides {
         let x = operand(l, x)?;
-        return l.gemm(1.0, weights, &x, out);
+        l.gemm(1.0, weights, &x, out);
+        return Ok(());
     }
     let seen = marked(l, weights, |t, w| t.select(t.eq(w, t.lit(0.0)), t.lit(0.0), t.lit(1.0)))?;
     // NaN is neither above nor below: it counts as both infinities, whose sum it is.
@@ -218,11 +220,11 @@ fn product_of_seen(
     let below = marked(l, x, |t, x| t.select(t.ge(x, t.lit(-LARGEST)), t.lit(0.0), t.lit(1.0)))?;
     let clean = finite(l, x)?;
     let clean = operand(l, &clean)?;
-    l.gemm(1.0, weights, &clean, out)?;
+    l.gemm(1.0, weights, &clean, out);
     let (plus, minus) = (l.temporary(out.shape())?, l.temporary(out.shape())?);
     for (marks, count) in [(&above, &plus), (&below, &minus)] {
         let marks = operand(l, marks)?;
-        l.gemm(1.0, &seen, &marks, count)?;
+        l.gemm(1.0, &seen, &marks, count);
     }
     l.map(&[out, &plus, &minus], out, |t| {
         let none = t.lit(0.0);
@@ -250,7 +252,7 @@ pub(super) fn backward(l: &mut Lowering<'_>, v: &AttentionBackward) -> Result<()
     })?;
     let d_out = heads.grouped(&v.d_out);
     let values = transposed(&l.inserted(&f.v, 2, heads.groups)?);
-    l.gemm(1.0, &d_out, &values, &d_scores)?;
+    l.gemm(1.0, &d_out, &values, &d_scores);
     if let Some(dropout) = &f.dropout {
         drop_weights(l, dropout, &[&d_scores], &d_scores, |t, keeps| {
             let none = t.lit(0.0);
@@ -278,7 +280,7 @@ pub(super) fn backward(l: &mut Lowering<'_>, v: &AttentionBackward) -> Result<()
 }
 
 /// `out = d_scores * slope`, 0 where the score's gradient is: what is hidden may have any slope.
-fn times_slope(l: &Lowering<'_>, d_scores: &View, slope: &View, out: &View) -> Result<()> {
+fn times_slope(l: &mut Lowering<'_>, d_scores: &View, slope: &View, out: &View) -> Result<()> {
     l.map(&[d_scores, slope], out, |t| {
         let (d, slope) = (t.input(0), t.input(1));
         t.select(t.eq(d, t.lit(0.0)), t.lit(0.0), t.mul(d, slope))
@@ -286,7 +288,7 @@ fn times_slope(l: &Lowering<'_>, d_scores: &View, slope: &View, out: &View) -> R
 }
 
 /// Sums what belongs to each pair over the axes of extent 1 of a gradient.
-fn sum_pairs(l: &Lowering<'_>, heads: &Heads, pairs: &View, gradient: &View) -> Result<()> {
+fn sum_pairs(l: &mut Lowering<'_>, heads: &Heads, pairs: &View, gradient: &View) -> Result<()> {
     let gradient = heads.grouped(gradient);
     let extents = pairs.shape().iter().zip(gradient.shape());
     let axes = extents
@@ -294,7 +296,8 @@ fn sum_pairs(l: &Lowering<'_>, heads: &Heads, pairs: &View, gradient: &View) -> 
         .filter(|(_, (all, one))| all != one)
         .fold(0u32, |axes, (i, _)| axes | 1 << i);
     if axes == 0 {
-        return l.copy(pairs, &gradient);
+        l.copy(pairs, &gradient);
+        return Ok(());
     }
     l.reduce(ReduceKind::Sum, &[pairs], (pairs.shape(), axes), &gradient, |t| t.input(0))
 }
@@ -315,13 +318,13 @@ fn product_gradients(
     };
     let (k, q) = (clean(l, &f.k)?, clean(l, &f.q)?);
     let keys = l.inserted(&k, 2, heads.groups)?;
-    l.gemm(f.scale, d_scores, &keys, &heads.grouped(&v.d_q))?;
+    l.gemm(f.scale, d_scores, &keys, &heads.grouped(&v.d_q));
     // All queries of a key head, group after group, in one product.
     let shape = weights.shape();
     let over_queries = [shape[0], shape[1], shape[2] * shape[3], shape[4]];
     let rows = |view: &View| transposed(&view.with(Layout::contiguous(&over_queries)));
     let q = heads.merged(l, &q)?;
-    l.gemm(f.scale, &rows(d_scores), &q, &v.d_k)?;
+    l.gemm(f.scale, &rows(d_scores), &q, &v.d_k);
     if let Some(dropout) = &f.dropout {
         drop_weights(l, dropout, &[weights], weights, |t, keeps| t.mul(keeps, t.input(0)))?;
     }

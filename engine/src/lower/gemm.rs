@@ -20,13 +20,16 @@ pub(super) fn gemm(l: &mut Lowering<'_>, v: &Gemm) -> Result<()> {
         _ => l.real(&v.c)?,
     };
     let (alpha, beta) = (v.alpha, v.beta);
-    l.device.run(Gemm { a, b, c: c.clone(), alpha, beta, epilogue: None, workspace: None })?;
+    l.push(Gemm { a, b, c: c.clone(), alpha, beta, epilogue: None, workspace: None });
     let Some(e) = &v.epilogue else {
-        let stored = v.c.dtype == DType::F32;
-        return if stored { Ok(()) } else { l.copy(&c, &v.c) };
+        if v.c.dtype != DType::F32 {
+            l.copy(&c, &v.c);
+        }
+        return Ok(());
     };
     let inputs: Vec<View> = [&c].into_iter().chain(&e.inputs).cloned().collect();
     let outputs: Vec<View> = [&v.c].into_iter().chain(&e.outputs).cloned().collect();
     let (program, params, immediates) = (e.program.clone(), e.params.clone(), e.immediates);
-    l.device.run(Map { program, params, immediates, inputs, outputs })
+    l.push(Map { program, params, immediates, inputs, outputs });
+    Ok(())
 }

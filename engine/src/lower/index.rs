@@ -46,7 +46,10 @@ fn pick(l: &mut Lowering<'_>, v: &Gather, x: &View, out: &View) -> Result<()> {
     l.reduce(ReduceKind::Max, &[&x, &index, &positions], space, &picked, |t| {
         t.select(t.eq(t.input(1), t.input(2)), t.input(0), t.lit(f64::NEG_INFINITY))
     })?;
-    if direct { Ok(()) } else { l.copy(&picked, &out) }
+    if !direct {
+        l.copy(&picked, &out);
+    }
+    Ok(())
 }
 
 /// Over `[.., table, index, ..]`: the sum of the elements whose index is the position.
@@ -80,7 +83,7 @@ pub(super) fn fill(l: &mut Lowering<'_>, v: &Fill) -> Result<()> {
         let number = l.temporary(&[])?;
         l.map(&[], &number, |t| t.immediate(byte.into()))?;
         let repeated = l.spread(&[&number], plane.shape())?;
-        l.copy(&repeated[0], &plane)?;
+        l.copy(&repeated[0], &plane);
     }
     Ok(())
 }

@@ -14,8 +14,9 @@
 //!   yields -inf (0 for integers), cross-entropy a loss of inf or, in backward, the gradient of
 //!   the log-sum-exp alone; scatter_add adds nothing.
 //!
-//! The verbs made here go through [`Device::run`], so that they are checked, counted and
-//! captured like any other.
+//! Lowering makes a list and runs nothing: it knows neither a device nor a queue. Whoever asked
+//! runs the list as it runs any verb, so what is made here is checked, counted, captured and, where
+//! the backend has not written it either, lowered once more.
 
 mod attention;
 mod gemm;
@@ -23,10 +24,9 @@ mod index;
 mod rows;
 mod sight;
 
-use crate::device::Device;
 use crate::error::{Error, Result};
 use starling_contract::{
-    Buffer, Copy, DType, Gemm, Immediates, Layout, MAX_RANK, Map, Program, Reduce, ReduceKind,
+    Copy, DType, Gemm, Immediates, Layout, MAX_RANK, Map, Program, Reduce, ReduceKind, Storage,
     Verb, View,
 };
 use starling_ops::Math;
@@ -38,51 +38,50 @@ use std::sync::Arc;
 /// Positions up to this one are exact in f32.
 const MAX_POSITION: usize = 1 << 24;
 
-/// Runs a verb that the backend calls composed.
+/// Memory for so many bytes. Whoever gives it keeps it until the verbs are enqueued.
+pub(crate) type Alloc<'a> = &'a mut dyn FnMut(usize) -> Result<Arc<dyn Storage>>;
+
+/// The simpler verbs that a composed one stands for, in order; `None` for the verbs that others are
+/// made of.
 ///
 /// # Errors
-/// Unsupported for the verbs that others are made of, and when the backend cannot run one of
-/// them on these operands; out of memory.
-pub(crate) fn submit(device: &Device, verb: Verb) -> Result<()> {
-    let mut lowering = Lowering { device, op: verb.name(), held: Vec::new() };
+/// Operands that the composition cannot take; what `alloc` reports.
+pub(crate) fn lower(verb: &Verb, alloc: Alloc<'_>) -> Result<Option<Vec<Verb>>> {
+    let mut lowering = Lowering { op: verb.name(), alloc, verbs: Vec::new() };
     let l = &mut lowering;
-    match &verb {
-        Verb::Attention(v) => attention::forward(l, v),
-        Verb::AttentionBackward(v) => attention::backward(l, v),
-        Verb::Softmax(v) => rows::softmax(l, v),
-        Verb::SoftmaxBackward(v) => rows::softmax_backward(l, v),
-        Verb::Norm(v) => rows::norm(l, v),
-        Verb::NormBackward(v) => rows::norm_backward(l, v),
-        Verb::CrossEntropy(v) => rows::cross_entropy(l, v),
-        Verb::CrossEntropyBackward(v) => rows::cross_entropy_backward(l, v),
-        Verb::Gather(v) => index::gather(l, v),
-        Verb::ScatterAdd(v) => index::scatter_add(l, v),
-        Verb::Fill(v) => index::fill(l, v),
-        Verb::Gemm(v) if gemm::is_composable(v) => gemm::gemm(l, v),
-        Verb::Map(_) | Verb::Reduce(_) | Verb::Gemm(_) | Verb::Copy(_) => {
-            Err(device.unsupported(&verb))
-        }
+    match verb {
+        Verb::Attention(v) => attention::forward(l, v)?,
+        Verb::AttentionBackward(v) => attention::backward(l, v)?,
+        Verb::Softmax(v) => rows::softmax(l, v)?,
+        Verb::SoftmaxBackward(v) => rows::softmax_backward(l, v)?,
+        Verb::Norm(v) => rows::norm(l, v)?,
+        Verb::NormBackward(v) => rows::norm_backward(l, v)?,
+        Verb::CrossEntropy(v) => rows::cross_entropy(l, v)?,
+        Verb::CrossEntropyBackward(v) => rows::cross_entropy_backward(l, v)?,
+        Verb::Gather(v) => index::gather(l, v)?,
+        Verb::ScatterAdd(v) => index::scatter_add(l, v)?,
+        Verb::Fill(v) => index::fill(l, v)?,
+        Verb::Gemm(v) if gemm::is_composable(v) => gemm::gemm(l, v)?,
+        Verb::Map(_) | Verb::Reduce(_) | Verb::Gemm(_) | Verb::Copy(_) => return Ok(None),
     }
+    Ok(Some(lowering.verbs))
 }
 
-/// One verb on its way to simpler ones, with the memory that they need in between.
+/// One verb on its way to simpler ones.
 struct Lowering<'a> {
-    device: &'a Device,
     op: &'static str,
-    held: Vec<Buffer>,
+    alloc: Alloc<'a>,
+    verbs: Vec<Verb>,
 }
 
 impl Lowering<'_> {
-    /// Fresh f32 memory, kept until the verb is lowered.
+    /// Fresh f32 memory.
     fn temporary(&mut self, shape: &[usize]) -> Result<View> {
         let bytes = shape.iter().try_fold(DType::F32.size(), |b, &n| b.checked_mul(n));
         let bytes = bytes.filter(|_| shape.len() <= MAX_RANK).ok_or_else(|| {
             Error::shape(self.op, format!("{shape:?} is too large to compose the verb over"))
         })?;
-        let buffer = self.device.allocate(bytes)?;
-        let view = View::contiguous(buffer.storage().clone(), DType::F32, shape);
-        self.held.push(buffer);
-        Ok(view)
+        Ok(View::contiguous((self.alloc)(bytes)?, DType::F32, shape))
     }
 
     /// Views repeated to a shape.
@@ -98,24 +97,26 @@ impl Lowering<'_> {
 
     /// `output = f(inputs)`, inputs repeated to the output's shape.
     fn map(
-        &self,
+        &mut self,
         inputs: &[&View],
         output: &View,
         f: impl FnOnce(Trace<'_>) -> Real,
     ) -> Result<()> {
         let inputs = self.spread(inputs, output.shape())?;
         let ((program, immediates), outputs) = (program(f), vec![output.clone()]);
-        self.run(Map { program, params: Vec::new(), immediates, inputs, outputs })
+        self.push(Map { program, params: Vec::new(), immediates, inputs, outputs });
+        Ok(())
     }
 
-    fn run(&self, map: Map) -> Result<()> {
-        self.device.run(map)
+    /// The list goes on with this verb.
+    fn push(&mut self, verb: impl Into<Verb>) {
+        self.verbs.push(verb.into());
     }
 
     /// `output = kind of f(inputs)`: inputs repeated to `shape` and reduced over `axes`, a bit
     /// each.
     fn reduce(
-        &self,
+        &mut self,
         kind: ReduceKind,
         inputs: &[&View],
         (shape, axes): (&[usize], u32),
@@ -124,26 +125,19 @@ impl Lowering<'_> {
     ) -> Result<()> {
         let inputs = self.spread(inputs, shape)?;
         let ((program, immediates), output) = (program(f), output.clone());
-        self.device.run(Reduce {
-            kind,
-            program,
-            params: Vec::new(),
-            immediates,
-            inputs,
-            axes,
-            output,
-            workspace: None,
-        })
+        let (params, workspace) = (Vec::new(), None);
+        self.push(Reduce { kind, program, params, immediates, inputs, axes, output, workspace });
+        Ok(())
     }
 
     /// `c = alpha * a b`
-    fn gemm(&self, alpha: f32, a: &View, b: &View, c: &View) -> Result<()> {
+    fn gemm(&mut self, alpha: f32, a: &View, b: &View, c: &View) {
         let (a, b, c) = (a.clone(), b.clone(), c.clone());
-        self.device.run(Gemm { a, b, c, alpha, beta: 0.0, epilogue: None, workspace: None })
+        self.push(Gemm { a, b, c, alpha, beta: 0.0, epilogue: None, workspace: None });
     }
 
-    fn copy(&self, src: &View, dst: &View) -> Result<()> {
-        self.device.run(Copy { src: src.clone(), dst: dst.clone() })
+    fn copy(&mut self, src: &View, dst: &View) {
+        self.push(Copy { src: src.clone(), dst: dst.clone() });
     }
 
     /// `0, 1, .. n`: what indices are compared with.
@@ -166,7 +160,7 @@ impl Lowering<'_> {
         let once: Vec<usize> =
             shape.iter().zip(strides).map(|(&n, &s)| if s == 0 { n.min(1) } else { n }).collect();
         let real = self.temporary(&once)?;
-        self.copy(&view.with(Layout::new(&once, strides, view.layout.offset())), &real)?;
+        self.copy(&view.with(Layout::new(&once, strides, view.layout.offset())), &real);
         Ok(self.spread(&[&real], shape)?.swap_remove(0))
     }
 
@@ -176,7 +170,7 @@ impl Lowering<'_> {
             return Ok(view.with(layout));
         }
         let moved = self.temporary(view.shape())?;
-        self.copy(view, &moved)?;
+        self.copy(view, &moved);
         Ok(moved.with(Layout::contiguous(shape)))
     }
 
@@ -206,4 +200,41 @@ fn kept(shape: &[usize], axis: usize) -> Vec<usize> {
     let mut shape = shape.to_vec();
     shape[axis] = 1;
     shape
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use starling_contract::{HostStorage, Softmax};
+
+    #[test]
+    fn a_composed_verb_is_a_list_that_nothing_has_run() {
+        let memory = |shape: &[usize]| {
+            let bytes = shape.iter().product::<usize>() * DType::F32.size();
+            View::contiguous(HostStorage::new(bytes).unwrap(), DType::F32, shape)
+        };
+        let (x, y) = (memory(&[3, 5]), memory(&[3, 5]));
+        let mut asked = Vec::new();
+        let mut alloc = |bytes| {
+            asked.push(bytes);
+            Ok(HostStorage::new(bytes)? as Arc<dyn Storage>)
+        };
+        let softmax = Verb::from(Softmax { x: x.clone(), y: y.clone(), log: false });
+        let list = lower(&softmax, &mut alloc).unwrap().unwrap();
+        let names: Vec<_> = list.iter().map(Verb::name).collect();
+        assert_eq!(names, ["reduce", "reduce", "map"]);
+        assert!(list[2].writes()[0].same_storage(&y) && list[0].reads()[0].same_storage(&x));
+        list.into_iter().for_each(|verb| assert!(verb.check().is_ok()));
+        let copy = Verb::from(Copy { src: x, dst: y });
+        assert!(lower(&copy, &mut alloc).unwrap().is_none(), "others are made of it");
+        assert_eq!(asked, [12, 12]);
+    }
+
+    #[test]
+    fn memory_that_is_refused_ends_the_list() {
+        let x = View::contiguous(HostStorage::new(16).unwrap(), DType::F32, &[2, 2]);
+        let softmax = Verb::from(Softmax { x: x.clone(), y: x, log: false });
+        let refused = lower(&softmax, &mut |_| Err(Error::invalid("no")));
+        assert!(refused.is_err());
+    }
 }

@@ -87,7 +87,7 @@ fn mul(t: Trace<'_>, a: Real, b: Real) -> Real {
 pub(super) fn norm(l: &mut Lowering<'_>, v: &Norm) -> Result<()> {
     let mean = v.mean.as_ref().map(|m| column(l, m)).transpose()?;
     let (square, rstd) = (per_row(l, &v.x)?, column(l, &v.rstd)?);
-    let mean_of = |inputs: &[&View], output: &View, f: fn(Trace<'_>) -> Real| {
+    let mut mean_of = |inputs: &[&View], output: &View, f: fn(Trace<'_>) -> Real| {
         l.reduce(ReduceKind::Mean, inputs, rowwise(&v.x), output, f)
     };
     if let Some(mean) = &mean {
@@ -128,18 +128,19 @@ pub(super) fn norm_backward(l: &mut Lowering<'_>, v: &NormBackward) -> Result<()
 
     // Sums over the rows come first: `d_x` may take the place of `d_y`.
     let rows = (1u32 << (rank - 1)) - 1;
-    let vector = |view: &View| {
+    let vector = |l: &Lowering<'_>, view: &View| {
         let mut layout = vec![1; rank];
         layout[rank - 1] = view.len();
         l.spread(&[view], &layout).map(|mut views| views.swap_remove(0))
     };
     if let Some(d_weight) = &v.d_weight {
-        l.reduce(ReduceKind::Sum, &inputs.0, (v.x.shape(), rows), &vector(d_weight)?, |t| {
+        let d_weight = vector(l, d_weight)?;
+        l.reduce(ReduceKind::Sum, &inputs.0, (v.x.shape(), rows), &d_weight, |t| {
             t.mul(t.input(2), normal(t))
         })?;
     }
     if let Some(d_bias) = &v.d_bias {
-        let d_bias = vector(d_bias)?;
+        let d_bias = vector(l, d_bias)?;
         l.reduce(ReduceKind::Sum, &[&v.d_y], (v.x.shape(), rows), &d_bias, |t| t.input(0))?;
     }
     l.reduce(ReduceKind::Mean, &inputs.0, rowwise(&v.x), &along, |t| t.mul(scaled(t), normal(t)))?;

@@ -180,7 +180,7 @@ fn expanded(
         blocks.keep.layout.offset(),
     );
     let all = l.temporary(repeated.shape())?;
-    l.copy(&blocks.keep.with(repeated), &all)?;
+    l.copy(&blocks.keep.with(repeated), &all);
     let (padded_rows, padded) = (shape[2] * rows, (shape[3] * columns) as isize);
     let head = padded_rows as isize * padded;
     let pairs = Layout::new(
