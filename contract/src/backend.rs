@@ -40,6 +40,9 @@ pub struct Capabilities {
     pub special_values: bool,
     /// False where numbers below 2^-126 may become 0.
     pub subnormals: bool,
+    /// True when every operation of a program is rounded to f32, so that results do not depend on
+    /// how work is cut into programs; false for the reference, which computes a program in f64.
+    pub rounds_every_step: bool,
 }
 
 /// A device. Held as `Arc<dyn Backend>`.

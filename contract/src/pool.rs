@@ -255,12 +255,16 @@ impl Pool {
         capture
     }
 
-    /// Ends what [`Pool::begin_capture`] began.
-    pub fn end_capture(&self, capture: Capture) {
+    /// Ends what [`Pool::begin_capture`] began. The storages of the list that nobody holds: what
+    /// they contain is seen by the list alone.
+    pub fn end_capture(&self, capture: Capture) -> Vec<Arc<dyn Storage>> {
         let mut state = self.state();
+        let mut freed = Vec::new();
         for (class, storages) in state.captures.remove(&capture).unwrap_or_default() {
+            freed.extend(storages.iter().cloned());
             state.held.extend(storages.into_iter().map(|storage| (class, storage)));
         }
+        freed
     }
 
     /// True when the storage came from this pool, in use or not.

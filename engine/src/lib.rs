@@ -22,6 +22,7 @@ mod jit;
 mod lower;
 pub mod nn;
 pub mod optim;
+mod passes;
 mod plan;
 mod tensor;
 mod wait;
@@ -30,6 +31,7 @@ pub use capture::Captured;
 pub use device::{Counters, Device, DeviceChoice, Probe, Provider, Queue};
 pub use error::{Error, Result};
 pub use jit::Jit;
+pub use passes::{Explanation, Passes};
 pub use starling_contract::{Capabilities, DType};
 pub use starling_ops::{Definition, Math};
 pub use tensor::{

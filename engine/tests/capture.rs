@@ -1,7 +1,7 @@
 //! Captured steps: what is recorded, what a replay does to the values around it, and whose memory
 //! is whose.
 
-use starling_engine::{Device, Error, Result, Tensor, no_grad};
+use starling_engine::{Device, Error, Passes, Result, Tensor, no_grad};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::thread;
@@ -35,7 +35,7 @@ fn what_other_threads_do_runs_and_is_not_recorded() {
         let (x, other) = (ramp(&device, 64), ramp(&device, 64));
         let alone = device.capture(|| x.sqr()?.contiguous()).unwrap().0.launches();
         let (captured, y) = device
-            .capture(|| {
+            .capture_with(Passes::NONE, || {
                 let half = x.mul_scalar(0.5)?.contiguous()?;
                 thread::scope(|scope| {
                     let work = || {
@@ -90,7 +90,7 @@ fn two_threads_capture_on_one_queue_at_once() {
                 for round in 0..50 {
                     let x = ramp(device, 64 * number);
                     let step = || x.mul_scalar(number as f64)?.contiguous()?.sqr()?.contiguous();
-                    let (captured, y) = device.capture(step).unwrap();
+                    let (captured, y) = device.capture_with(Passes::NONE, step).unwrap();
                     let right = bits(&y);
                     captured.replay().unwrap();
                     assert_eq!(captured.launches(), 2, "round {round}");
@@ -227,7 +227,7 @@ fn captured_memory_stays_on_the_books() {
         let b = a.sqr()?.contiguous()?;
         b.sum_all()
     };
-    let (captured, y) = device.capture(step).unwrap();
+    let (captured, y) = device.capture_with(Passes::NONE, step).unwrap();
     let during = device.pool_stats();
     assert!(during.held_bytes >= 2 * 4 * n, "the list's intermediate values: {during:?}");
     assert!(during.peak_bytes >= during.held_bytes + during.in_use_bytes);

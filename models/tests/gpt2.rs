@@ -1,10 +1,11 @@
 //! GPT-2: the cache against the whole pass, files in every form, what training leaves behind.
 
 use starling_engine::nn::{Mode, Module};
-use starling_engine::{Device, Result, Tensor, no_grad};
+use starling_engine::optim::{Optimizer, clip_grad_norm};
+use starling_engine::{Device, Passes, Result, Tensor, no_grad};
 use starling_models::{Choice, Config, Gpt2, generate};
 use starling_train::files::{Archive, Disk, Named, write_safetensors};
-use starling_train::{LanguageModel, save_model};
+use starling_train::{LanguageModel, Settings, save_model};
 use std::path::Path;
 
 fn config() -> Config {
@@ -221,4 +222,53 @@ fn decoding_256_tokens_is_one_captured_list_replayed() {
         assert!(close, "token {i}: {next} and not {best}");
     }
     close(&last, &all[(TOKENS - 1) * vocabulary..]);
+}
+
+/// The bits of all parameters after some steps of a captured training step, and its launches.
+fn trained(device: &Device, passes: Passes) -> (Vec<Vec<u32>>, usize) {
+    let device = &device.with_own_queue().unwrap();
+    let model = Gpt2::fresh(device, Config::bytes(2, 32, 4, 24, 0.1), 5).unwrap();
+    let settings = Settings::new(1, 2, 24, 3e-3).optimizer;
+    let optimizer = Optimizer::new(settings, model.parameters()).unwrap();
+    let ids = |from: usize| {
+        let ids: Vec<i32> = (from..from + 48).map(|i| (i * 7 % 256) as i32).collect();
+        Tensor::from_slice(device, &ids, &[2, 24]).unwrap()
+    };
+    let (inputs, targets) = (ids(0), ids(1));
+    let rate = Tensor::from_slice(device, &[3e-3f32], &[]).unwrap();
+    let step = || {
+        optimizer.zero_grad();
+        let loss = model.logits(&inputs, Mode::Train)?.cross_entropy(&targets, None)?;
+        loss.backward()?;
+        let clip = clip_grad_norm(optimizer.parameters(), Some(1.0))?;
+        optimizer.step(&rate, Some(&clip))?;
+        Ok(loss.detach())
+    };
+    device.seed(3).unwrap();
+    let (captured, loss) = device.capture_with(passes, step).unwrap();
+    (0..3).for_each(|_| captured.replay().unwrap());
+    let tensors = model.parameters().into_iter().map(|(_, t)| t.detach()).chain([loss]);
+    let bits = |t: Tensor| t.to_vec::<f32>().unwrap().iter().map(|x| x.to_bits()).collect();
+    (tensors.map(bits).collect(), captured.launches())
+}
+
+#[test]
+fn the_passes_over_a_training_step_keep_every_bit_and_leave_fewer_launches() {
+    let each = [
+        Passes { dead_verbs: true, ..Passes::NONE },
+        Passes { merged_maps: true, ..Passes::NONE },
+        Passes { epilogues: true, ..Passes::NONE },
+        Passes::ALL,
+    ];
+    for probe in Device::probe().into_iter().filter(|p| p.status.is_ok()) {
+        let device = Device::new(&probe.name).unwrap();
+        let (right, launches) = trained(&device, Passes::NONE);
+        let fewer = each.map(|passes| {
+            let (found, fewer) = trained(&device, passes);
+            assert!(found == right, "{}: {passes:?}", probe.name);
+            fewer
+        });
+        println!("{}: {launches} launches, with passes {fewer:?}", probe.name);
+        assert!(fewer[3] < launches && fewer[..3].iter().all(|&n| n <= launches));
+    }
 }

@@ -42,6 +42,7 @@ impl CpuBackend {
             threads: Some(count),
             special_values: true,
             subnormals: true,
+            rounds_every_step: true,
             software: false,
         };
         Ok(Arc::new(Self { isa, pool, capabilities }))

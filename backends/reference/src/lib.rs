@@ -85,6 +85,7 @@ impl ReferenceBackend {
             threads: Some(1),
             special_values: true,
             subnormals: true,
+            rounds_every_step: false,
             software: false,
         };
         Self { device: DeviceId::named("reference"), capabilities }

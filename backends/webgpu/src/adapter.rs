@@ -127,6 +127,7 @@ pub(crate) fn capabilities(adapter: &wgpu::Adapter, variant: Variant) -> Capabil
         software: info.device_type == wgpu::DeviceType::Cpu,
         special_values: false,
         subnormals: false,
+        rounds_every_step: true,
     }
 }
 

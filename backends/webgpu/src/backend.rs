@@ -26,6 +26,7 @@ impl WebGpuBackend {
         let capabilities = Capabilities {
             special_values: arithmetic.special_values,
             subnormals: arithmetic.subnormals,
+            rounds_every_step: true,
             ..gpu.capabilities.clone()
         };
         Ok(Arc::new(Self { gpu, capabilities }))

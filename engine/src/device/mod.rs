@@ -16,6 +16,7 @@ pub use counters::Counters;
 pub(crate) use queue::Compiled;
 pub use queue::Queue;
 pub(crate) use random::Random;
+pub(crate) use recording::Temporary;
 pub use registry::{DeviceChoice, Probe, Provider};
 
 use crate::error::Result;

@@ -3,7 +3,7 @@
 
 use super::counters::{Counters, Counting, verb_bytes};
 use super::random::{Instances, Random, Words};
-use super::recording::{self, List, Recorder};
+use super::recording::{self, List, Recorder, Temporary};
 use super::siblings::Siblings;
 use crate::error::{Error, Result};
 use crate::lower::lower;
@@ -271,8 +271,9 @@ impl Queue {
         Recorder::begin(self, instances, || self.0.pool.begin_capture())
     }
 
-    pub(super) fn end_capture(&self, capture: Capture) {
-        self.0.pool.end_capture(capture);
+    /// The storages that only the capture's list sees.
+    pub(super) fn end_capture(&self, capture: Capture) -> Vec<Arc<dyn Storage>> {
+        self.0.pool.end_capture(capture)
     }
 
     /// Runs `f` outside what this thread records: a lazy value of before, say.
@@ -282,15 +283,15 @@ impl Queue {
 
     /// Makes a list of verbs one replayable piece of work.
     pub(crate) fn compile(&self, list: List) -> Result<Compiled> {
-        let bytes = list.verbs.iter().map(|verb| verb_bytes(verb)).fold(0, u64::saturating_add);
-        let mut instances = list.instances;
+        let List { verbs, temporary, strangers, mut instances } = list;
+        let bytes = verbs.iter().map(|verb| verb_bytes(verb)).fold(0, u64::saturating_add);
         match (&mut instances, &*self.random_slot()) {
             (Some(own), Some(words)) => own.close(words),
             _ => instances = None,
         }
-        let replay = self.0.stream.compile(list.verbs)?;
-        let strangers = list.strangers;
-        Ok(Compiled { replay, bytes, instances: Mutex::new(instances), strangers })
+        let replay = self.0.stream.compile(verbs.clone())?;
+        let instances = Mutex::new(instances);
+        Ok(Compiled { replay, verbs, temporary, bytes, instances, strangers })
     }
 
     /// Enqueues a compiled list.
@@ -308,6 +309,8 @@ impl Queue {
 /// A list of verbs that a queue has compiled.
 pub(crate) struct Compiled {
     replay: Box<dyn Replay>,
+    verbs: Vec<Checked>,
+    temporary: Temporary,
     bytes: u64,
     instances: Mutex<Option<Instances>>,
     /// Other queues whose memory the list takes.
@@ -318,5 +321,15 @@ impl Compiled {
     /// Number of verbs.
     pub fn len(&self) -> usize {
         self.replay.len()
+    }
+
+    /// The verbs in order.
+    pub fn verbs(&self) -> &[Checked] {
+        &self.verbs
+    }
+
+    /// Memory that only the list sees.
+    pub fn temporary(&self) -> &Temporary {
+        &self.temporary
     }
 }

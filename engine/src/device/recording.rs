@@ -6,9 +6,11 @@
 use super::queue::Queue;
 use super::random::Instances;
 use crate::error::{Error, Result};
-use starling_contract::{Capture, Checked, DeviceId};
+use starling_contract::{Capture, Checked, DeviceId, Storage, View};
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 struct Recording {
     queue: Queue,
@@ -82,10 +84,33 @@ pub(super) fn with_instances<T>(queue: &Queue, f: impl FnOnce(&mut Instances) ->
     Some(result)
 }
 
+/// The storages that only a list sees.
+#[derive(Default)]
+pub(crate) struct Temporary {
+    /// Their addresses: a view of the list keeps its storage, and so the address is no other's.
+    addresses: HashSet<usize>,
+}
+
+impl Temporary {
+    fn of(storages: Vec<Arc<dyn Storage>>) -> Self {
+        Self { addresses: storages.iter().map(address).collect() }
+    }
+
+    /// True when a view of the list is of such memory.
+    pub fn has(&self, view: &View) -> bool {
+        self.addresses.contains(&address(&view.storage))
+    }
+}
+
+fn address(storage: &Arc<dyn Storage>) -> usize {
+    Arc::as_ptr(storage).cast::<()>().addr()
+}
+
 /// What a recording has gathered.
 #[derive(Default)]
 pub(crate) struct List {
     pub verbs: Vec<Checked>,
+    pub temporary: Temporary,
     pub(super) strangers: Vec<Queue>,
     pub(super) instances: Option<Instances>,
 }
@@ -127,20 +152,21 @@ impl Recorder {
     /// Ends the recording.
     pub fn finish(self) -> List {
         let gathered = self.close();
-        gathered.map_or_else(List::default, |r| List {
+        gathered.map_or_else(List::default, |(r, temporary)| List {
             verbs: r.verbs,
+            temporary,
             strangers: r.strangers,
             instances: r.instances,
         })
     }
 
-    fn close(&self) -> Option<Recording> {
+    fn close(&self) -> Option<(Recording, Temporary)> {
         let recording = OPEN.with_borrow_mut(|open| {
             let at = open.iter().position(|r| r.queue.same(&self.queue))?;
             Some(open.swap_remove(at))
         })?;
-        self.queue.end_capture(recording.capture);
-        Some(recording)
+        let temporary = Temporary::of(self.queue.end_capture(recording.capture));
+        Some((recording, temporary))
     }
 }
 

@@ -75,6 +75,7 @@ impl MinimalBackend {
             special_values: true,
             // False where numbers below 2^-126 become 0; the table then allows that.
             subnormals: true,
+            rounds_every_step: true,
             software: false,
         };
         Self { capabilities }

@@ -135,6 +135,47 @@ impl Builder {
         self.number(Number { value: x.into(), known: false, made: None })
     }
 
+    /// Puts a finished program's nodes; its outputs. What its inputs and parameters are is said by
+    /// `input` and by `param`. Its immediates are elements here, so that every result keeps its
+    /// bits.
+    pub fn graft(
+        &mut self,
+        program: &Program,
+        immediates: &Immediates,
+        input: &mut dyn FnMut(&mut Self, u16) -> NodeId,
+        param: &dyn Fn(u16) -> u16,
+    ) -> Vec<NodeId> {
+        let numbers: Vec<f32> = immediates.values().collect();
+        let mut made: Vec<NodeId> = Vec::with_capacity(program.nodes().len());
+        let mut placed = vec![None; numbers.len()];
+        for node in program.nodes() {
+            let id = match node.op {
+                Op::Input(i) => input(self, i),
+                Op::Param(i) => self.put(Op::Param(param(i)), &[]),
+                Op::ParamWord(i) => self.put(Op::ParamWord(param(i)), &[]),
+                Op::Imm(i) => match placed[usize::from(i)] {
+                    Some(id) => id,
+                    None => {
+                        let id = self.element(numbers[usize::from(i)]);
+                        *placed[usize::from(i)].insert(id)
+                    }
+                },
+                op => {
+                    let args = node.args().iter().map(|&a| made[usize::from(a)]);
+                    let args: Vec<NodeId> = args.collect();
+                    self.put(op, &args)
+                }
+            };
+            made.push(id);
+        }
+        program.outputs().iter().map(|&o| made[usize::from(o)]).collect()
+    }
+
+    /// True when the node is a number of the program.
+    pub fn is_constant(&self, id: NodeId) -> bool {
+        self.as_const(id).is_some()
+    }
+
     fn is_full(&mut self) -> bool {
         let full = self.immediates.len() == MAX_IMMEDIATES;
         self.full |= full;
@@ -338,6 +379,46 @@ mod tests {
         }
         assert_eq!(program.nodes().len(), 3);
         assert_eq!(immediates.values().collect::<Vec<_>>(), [(1.0 / (1.0 - 0.1)) as f32]);
+    }
+
+    #[test]
+    fn a_grafted_program_computes_the_same_bits() {
+        // (x + 0.1) * p0, then 0.2 * that + x: numbers of two programs do not meet.
+        let mut first = Builder::new();
+        let (x, a, p) = (first.put(Op::Input(0), &[]), first.immediate(0.1), Op::Param(0));
+        let sum = first.put(Op::Add, &[x, a]);
+        let p = first.put(p, &[]);
+        let out = first.put(Op::Mul, &[sum, p]);
+        let first = first.finish_with_immediates(&[out]);
+        let mut second = Builder::new();
+        let (t, x, b) = (Op::Input(0), Op::Input(1), second.immediate(0.2));
+        let (t, x) = (second.put(t, &[]), second.put(x, &[]));
+        let out = second.put(Op::MulAdd, &[b, t, x]);
+        let second = second.finish_with_immediates(&[out]);
+
+        let mut both = Builder::new();
+        let inner =
+            both.graft(&first.0, &first.1, &mut |b, i| b.put(Op::Input(i), &[]), &|i| i + 3)[0];
+        assert!(!both.is_constant(inner));
+        let mut input = |b: &mut Builder, i| if i == 0 { inner } else { b.put(Op::Input(0), &[]) };
+        let out = both.graft(&second.0, &second.1, &mut input, &|i| i);
+        let both = both.finish_with_immediates(&out);
+        assert_eq!((both.0.input_count(), both.0.param_count(), both.1.len()), (1, 4, 2));
+
+        let m = Scalar::<f32>::NEW;
+        let run = |(program, numbers): &(Program, Immediates), inputs: &[f32], params: &[f32]| {
+            let immediates: Vec<f32> = numbers.values().collect();
+            let env =
+                super::super::Env { inputs, params, words: &[], immediates: &immediates, index: 0 };
+            let mut found = f32::NAN;
+            program.eval(m, &env, &mut Vec::new(), |_, x| found = x);
+            found
+        };
+        for x in [0.3, -7.25, 1e-30, 3e38] {
+            let between = run(&first, &[x], &[1.7]);
+            let apart = run(&second, &[between, x], &[]);
+            assert_eq!(run(&both, &[x], &[0.0, 0.0, 0.0, 1.7]).to_bits(), apart.to_bits());
+        }
     }
 
     #[test]
