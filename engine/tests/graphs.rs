@@ -3,16 +3,19 @@
 //! (but on the reference), when the graph is captured and replayed, and when threads run
 //! different graphs at once.
 //!
-//! tests/golden/graphs.jsonl is a small part; the script draws more, to a file that STARLING_GRAPHS
-//! names. A complaint begins with the graph's seed.
+//! tests/golden/graphs.jsonl is a small part; `cargo xtask fuzz-graphs` draws more, to a file that
+//! STARLING_GRAPHS names. A complaint begins with the graph's seed.
 
 mod torch;
 
 use starling_engine::{Device, Result};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use torch::{Graph, Mode, Outcome, devices, golden};
 
 const THREADS: usize = 4;
+/// Graphs that a GPU runs at the most, which compiles every program anew.
+const ON_A_GPU: usize = 120;
 
 fn graphs() -> Vec<Graph> {
     let path = std::env::var_os("STARLING_GRAPHS").map_or(golden("graphs.jsonl"), Into::into);
@@ -24,12 +27,13 @@ fn graphs() -> Vec<Graph> {
 
 /// Calls `check` with every device and the graphs to run there, and panics with all complaints.
 ///
-/// A GPU compiles every program anew, so it takes one graph in `share`.
+/// A GPU takes one graph in `share`, and in longer lists fewer.
 fn on_every_device(share: usize, check: impl Fn(&Device, &[&Graph]) -> Vec<String>) {
     let graphs = graphs();
     let mut complaints = Vec::new();
     for (name, device) in devices() {
-        let step = if name.starts_with("webgpu") { share } else { 1 };
+        let gpu = share * graphs.len().div_ceil(ON_A_GPU);
+        let step = if name.starts_with("webgpu") { gpu } else { 1 };
         let part: Vec<&Graph> = graphs.iter().step_by(step).collect();
         let wrong = check(&device, &part);
         println!("{name}: {} graphs, {} wrong", part.len(), wrong.len());
@@ -56,13 +60,19 @@ fn same_bits(device: &Device, graphs: &[&Graph], mode: Mode) -> Vec<String> {
     wrong.map(|g| format!("{}: other bits", seed(g))).collect()
 }
 
+/// Complains when a graph run in `mode` does not give what PyTorch does.
+fn right(device: &Device, graphs: &[&Graph], mode: Mode) -> Vec<String> {
+    let judge = |g: &Graph| {
+        // One that panics must not hide the others.
+        let judged = catch_unwind(AssertUnwindSafe(|| g.judge(&g.run(device, mode))));
+        judged.unwrap_or_else(|_| Err("panicked".into()))
+    };
+    graphs.iter().filter_map(|g| Some(format!("{}: {}", seed(g), judge(g).err()?))).collect()
+}
+
 #[test]
 fn random_graphs_agree_with_pytorch() {
-    on_every_device(1, |device, graphs| {
-        let judged = graphs.iter().map(|g| (g, g.judge(&g.run(device, Mode::Plain))));
-        let wrong = judged.filter_map(|(g, j)| Some(format!("{}: {}", seed(g), j.err()?)));
-        wrong.collect()
-    });
+    on_every_device(1, |device, graphs| right(device, graphs, Mode::Plain));
 }
 
 #[test]
@@ -79,8 +89,13 @@ fn looking_at_every_value_changes_no_bit() {
 fn a_replayed_graph_gives_the_same_bits() {
     on_every_device(8, |device, graphs| {
         let fit: Vec<&Graph> = graphs.iter().filter(|g| g.capturable()).copied().collect();
-        assert!(!fit.is_empty());
-        same_bits(device, &fit, Mode::Captured)
+        // Of the kept graphs some are captured; of a few others perhaps none.
+        assert!(!fit.is_empty() || std::env::var_os("STARLING_GRAPHS").is_some());
+        match device.name() {
+            // A replay cuts chains elsewhere, as looking does.
+            "reference" => right(device, &fit, Mode::Captured),
+            _ => same_bits(device, &fit, Mode::Captured),
+        }
     });
 }
 

@@ -18,6 +18,7 @@ from the exact result by the bound. So it grows with depth and magnitudes, and o
 graph it is a few roundings: a wrong gradient cannot hide in it.
 """
 
+import contextlib
 import json
 import math
 import random
@@ -59,6 +60,27 @@ class Noise:
             return x
         size, least = AMPLIFIED[dtype] * UNIT[dtype], SUBNORMAL[dtype]
         return Rounded.apply(x, size, least, forward, self)
+
+
+class Inside:
+    """The noise of one operation's own steps."""
+
+    def __init__(self, noise, dtype):
+        self.noise, self.dtype = noise, dtype
+
+    def __call__(self, x):
+        return self.noise.on(x, self.dtype, True)
+
+    def tilt(self, y, x, slope=1.0):
+        """`y` with an error of its derivative by `x` alone, as large as a rounding of `slope`."""
+        size = AMPLIFIED[self.dtype] * UNIT[self.dtype]
+        return y + size * self.noise.signs(x) * slope * torch.nan_to_num(x - x.detach())
+
+    def tilt_rows(self, y, x, slope):
+        """The same where each element of a row of `y` is derived by all of `x`."""
+        size = AMPLIFIED[self.dtype] * UNIT[self.dtype] * x.shape[-1] ** -0.5
+        mixed = torch.nan_to_num(x - x.detach()) @ self.noise.signs(x.new_empty(x.shape[-1:] * 2))
+        return y + size * slope * mixed
 
 
 class Rounded(torch.autograd.Function):
@@ -108,16 +130,19 @@ def sliced(x, axis, start, len, step):
     return x.index_select(axis, at)
 
 
-def norm(f):
-    def run(x, *rest, given=(), eps):
+def norm(f, spread):
+    """The gradient is what three sums leave of `rstd g`: its errors are of that size, even where
+    next to nothing is left."""
+
+    def run(noise, x, *rest, given=(), eps):
         parts = dict(zip(given, rest))
-        return f(x, x.shape[-1:], parts.get("weight"), parts.get("bias"), eps)
+        y = f(x, x.shape[-1:], eps=eps)
+        if noise is not None:
+            y = noise.tilt_rows(noise(y), x, (spread(x.detach()) + eps).rsqrt())
+        y = y * parts["weight"] if "weight" in parts else y
+        return y + parts["bias"] if "bias" in parts else y
 
     return run
-
-
-def rms(x, shape, weight, _bias, eps):
-    return F.rms_norm(x, shape, weight, eps)
 
 
 # With noise, softmax is written out with the logarithm of its sum as a value of its own, as devices
@@ -147,15 +172,18 @@ def cross_entropy(noise, logits, targets, reduction, ignore_index=None):
 
 def embedding(x, index):
     # Not x[index], where a negative index counts from the end.
-    return x.index_select(0, index.flatten().long()).reshape(*index.shape, *x.shape[1:])
+    return x.index_select(0, index.flatten().long()).reshape([*index.shape, *x.shape[1:]])
 
 
 def linear(noise, x, w, *bias, layout, activation=None):
     y = F.linear(x, w if layout == "out_in" else w.mT, *bias)
     if activation is None:
         return y
-    inside = y if noise is None else noise(y)
-    return elementwise()[activation][0](inside)
+    activation = elementwise()[activation][0]
+    if noise is None:
+        return activation(y)
+    inside = noise(y)
+    return noise.tilt(activation(inside), inside)
 
 
 def attention(noise, q, k, v, *mask, causal=False, scale=None):
@@ -256,8 +284,10 @@ def define():
 
     op("softmax", SMOOTH, softmax, noisy=True)
     op("log_softmax", SMOOTH, log_softmax, noisy=True)
-    op("layer_norm", SUM, norm(F.layer_norm))
-    op("rms_norm", SUM, norm(rms))
+    variance = lambda x: x.var(-1, correction=0, keepdim=True)  # noqa: E731
+    squares = lambda x: x.square().mean(-1, keepdim=True)  # noqa: E731
+    op("layer_norm", SUM, norm(F.layer_norm, variance), noisy=True)
+    op("rms_norm", SUM, norm(F.rms_norm, squares), noisy=True)
     for name, kind in (("cross_entropy_rows", "none"), ("cross_entropy", "mean")):
         loss = lambda *x, kind=kind, **o: cross_entropy(*x, reduction=kind, **o)  # noqa: E731
         op(name, SMOOTH, loss, "cross_entropy", noisy=True)
@@ -383,7 +413,7 @@ class Run:
         plain_view = rounding == EXACT and not any(t.requires_grad for t in x)
         operands = x if plain_view else given
         if noisy:
-            inside = None if noise.draw is None else lambda t: noise.on(t, own, True)
+            inside = None if noise.draw is None else Inside(noise, own)
             operands = [inside, *operands]
         results = f(*operands, **options)
         many = results if isinstance(results, list) else [results]
@@ -424,7 +454,9 @@ def finish(graph):
 
     def results(noise):
         # What backward reads is what forward saw, also where memory was overwritten since.
-        with torch.autograd.graph.allow_mutation_on_saved_tensors():
+        writes = any(step[0] in ("copy_from_slice", "slice_assign") for step in graph["steps"])
+        keeping = torch.autograd.graph.allow_mutation_on_saved_tensors
+        with keeping() if writes else contextlib.nullcontext():
             run = Run(graph, noise)
             values = [run.at(i).detach().clone() for i in outputs]
             return run, values + run.gradients(outputs)

@@ -285,6 +285,9 @@ def indices():
     case("scatter_add", "equal places", [t(3), given("i32", [4], 0, 2, 2, 1), t(4)], {"axis": 0})
     case("scatter_add", "along columns", [t(2, 3), index, t(2, 2)], {"axis": 1})
     case("scatter_add", "only the source is trained", [t(3, grad=False), given("i32", [2], 1, 1), t(2)], {"axis": 0})
+    case("gather", "an index that is shorter elsewhere", [t(3, 4), index], {"axis": 1})
+    case("gather", "shorter along two axes", [t(3, 2, 3), given("u32", [2, 4, 1], 1, 0, 0, 1, 0, 1, 1, 0)],
+         {"axis": 1})  # fmt: skip
 
 
 def products():

@@ -2,6 +2,7 @@
 
 mod dawn;
 mod debian;
+mod fuzz;
 mod imports;
 mod neon;
 mod run;
@@ -18,6 +19,8 @@ const USAGE: &str = "cargo xtask <task>
   test-dawn           every planned shader through Chrome's compiler; installs an npm package
   test-neon [--full]  the vector tests as NEON, emulated; installs a cross compiler and qemu
   ci                  format, tidy, clippy, documentation and test: what a change must pass
+  fuzz-graphs N [SEED]
+                      N random graphs against PyTorch, which pip installs; prints what fails
   layers              folders and their imports, listed and drawn; circles and arrows up fail
   tidy                layers, sizes, unsafe code, golden rows and other rules of this repository";
 
@@ -38,6 +41,8 @@ fn main() -> ExitCode {
         ["test-dawn"] => dawn::shaders(&mut steps),
         ["test-neon"] => neon::test_neon(&mut steps, false),
         ["test-neon", "--full"] => neon::test_neon(&mut steps, true),
+        ["fuzz-graphs", count] => fuzz::graphs(&mut steps, count, None),
+        ["fuzz-graphs", count, seed] => fuzz::graphs(&mut steps, count, Some(seed)),
         ["layers"] => imports::step(&mut steps),
         ["tidy"] => tidy::step(&mut steps),
         ["ci"] => ci(&mut steps),

@@ -70,12 +70,20 @@ impl Tensor {
     }
 
     /// `out[.., i, ..] = self[.., index[.., i, ..], ..]` along `axis`, as PyTorch's gather; `index`
-    /// (i32 or u32) has the result's shape.
+    /// (i32 or u32) has the result's shape and may be shorter than `self` along the other axes.
     ///
     /// # Errors
     /// [`Error::Backend`] when the shapes do not fit or an index is outside.
     pub fn gather(&self, axis: usize, index: &Tensor) -> Result<Tensor> {
-        self.pick(index, index.view()?, axis, index.shape())
+        let mut part = self.clone();
+        if index.shape().len() == self.shape().len() {
+            for (other, (&n, &all)) in index.shape().iter().zip(self.shape()).enumerate() {
+                if other != axis && n < all {
+                    part = part.narrow(other, 0, n)?;
+                }
+            }
+        }
+        part.pick(index, index.view()?, axis, index.shape())
     }
 
     /// Adds `source` in place at `index`, `[n]`, along `axis`: elsewhere it has this tensor's
