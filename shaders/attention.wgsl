@@ -20,9 +20,12 @@ fn main(
     let head = group / $blocks;
     let first = (group % $blocks) * WG;
     let last = min(first + WG, $rows) - 1u;
+    //% if PLAIN
     // The most keys that a query of this workgroup sees: its last one's, or the head's last one's.
     let latest = select(last % $queries, $queries - 1u, first / $queries != last / $queries);
+    let begin = 0u;
     let end = min($keys, latest + $diagonal);
+    //% end
     let k_first = k_at(head);
     let v_first = v_at(head);
     let scale = bitcast<f32>($scale);
@@ -35,7 +38,16 @@ fn main(
         return;
     }
     //% end
+    //% if SIGHT
+    let query = inside % $queries;
+    let place = place_of(row / $queries);
+    let sight = sight_of(row / $queries / $heads, query);
+    let begin = sight.begin;
+    let end = sight.end;
+    let limit = end;
+    //% else
     let limit = min($keys, inside % $queries + $diagonal);
+    //% end
     let q_first = q_at(row);
     var q: array<vec4<f32>, QUADS>;
     var o: array<vec4<f32>, QUADS>;
@@ -49,9 +61,28 @@ fn main(
     //% if MASKED
     let mask = mask_at(row);
     //% end
-    for (var j = 0u; j < end; j += KEYS) {
+    for (var j = begin; j < end; j += KEYS) {
         //% for j in KEYS
         let j#j = min(j + #j, end - 1u);
+        var seen#j = j + #j < limit;
+        //% if MASKED
+        let at#j = mask + j#j * $mask_step;
+        seen#j = seen#j && keeps(at#j);
+        //% end
+        //% if BLOCKED
+        seen#j = seen#j && in_block(place, query, j#j);
+        //% end
+        //% end
+        //% if BLOCKED
+        var some = false;
+        //% for j in KEYS
+        some |= seen#j;
+        //% end
+        if !some {
+            continue;
+        }
+        //% end
+        //% for j in KEYS
         let k#j = k_first + j#j * $k_row;
         let v#j = v_first + j#j * $v_row;
         var s#j = 0.0;
@@ -64,13 +95,15 @@ fn main(
         }
         var top = m;
         //% for j in KEYS
+        s#j *= scale;
+        //% if SCORED
+        s#j = scored(s#j, place, query, j#j, sight.query, position(j#j, sight.origin));
+        seen#j = seen#j && bitcast<u32>(s#j) != $nothing;
+        //% end
         //% if MASKED
-        let at#j = mask + j#j * $mask_step;
-        let seen#j = j + #j < limit && keeps(at#j);
-        s#j = select(LOW, max(LOW, s#j * scale + added(at#j)), seen#j);
+        s#j = select(LOW, max(LOW, s#j + added(at#j)), seen#j);
         //% else
-        let seen#j = j + #j < limit;
-        s#j = select(LOW, s#j * scale, seen#j);
+        s#j = select(LOW, s#j, seen#j);
         //% end
         any_seen |= seen#j;
         top = max(top, s#j);
@@ -81,12 +114,20 @@ fn main(
         //% for j in KEYS
         let p#j = select(0.0, exp1(s#j - top, 0u), seen#j);
         l += p#j;
+        //% if DROPPED
+        let factor#j = factor(place, query, j#j);
+        let w#j = p#j * factor#j;
+        let counts#j = seen#j && factor#j != 0.0;
+        //% else
+        let w#j = p#j;
+        let counts#j = seen#j;
+        //% end
         //% end
         for (var c = 0u; c < $quads; c++) {
             var sum = o[c] * old;
             //% for j in KEYS
             // A weight of 0 times an infinite value would be NaN.
-            sum += p#j * select(vec4<f32>(), v_part(v#j, c, $v_step), seen#j);
+            sum += w#j * select(vec4<f32>(), v_part(v#j, c, $v_step), counts#j);
             //% end
             o[c] = sum;
         }

@@ -22,8 +22,12 @@ fn main(
     let kv_head = group / $blocks;
     let first = (group % $blocks) * WG;
     let key = min(first + lane, $keys - 1u);
+    //% if SIGHT
+    let begin = 0u;
+    //% else
     // The first query that sees the workgroup's first key.
     let begin = max(first + 1u, $diagonal) - $diagonal;
+    //% end
     let row = kv_head * $keys + key;
     let d_k = d_k_at(row);
     let d_v = d_v_at(row);
@@ -54,12 +58,39 @@ fn main(
         let head = kv_head * $heads_per_kv_head + h;
         let q_first = q_at(head);
         let g_first = d_out_at(head);
+        //% if SIGHT
+        let place = place_of(head);
+        //% end
         //% if MASKED
         let mask = mask_at(head) + key * $mask_step;
         //% end
         for (var i = begin; i < $queries; i += QUERIES) {
             //% for i in QUERIES
             let i#i = min(i + #i, $queries - 1u);
+            //% if SIGHT
+            let sight#i = saved_sight(head * $queries + i#i);
+            var seen#i = i + #i < $queries && key >= sight#i.begin && key < sight#i.end;
+            //% else
+            var seen#i = i + #i < $queries && key < i + #i + $diagonal;
+            //% end
+            //% if MASKED
+            let at#i = mask + i#i * $mask_row;
+            seen#i = seen#i && keeps(at#i);
+            //% end
+            //% if BLOCKED
+            seen#i = seen#i && in_block(place, i#i, key);
+            //% end
+            //% end
+            //% if SIGHT
+            var some = false;
+            //% for i in QUERIES
+            some |= seen#i;
+            //% end
+            if !some {
+                continue;
+            }
+            //% end
+            //% for i in QUERIES
             let q#i = q_first + i#i * $q_row;
             let g#i = g_first + i#i * $d_out_row;
             var s#i = 0.0;
@@ -74,24 +105,39 @@ fn main(
                 //% end
             }
             //% for i in QUERIES
-            let saved#i = rows_at(2u * (head * $queries + i#i));
-            //% if MASKED
-            let at#i = mask + i#i * $mask_row;
-            let seen#i = i + #i < $queries && key < i + #i + $diagonal && keeps(at#i);
-            let x#i = s#i * scale + added(at#i) - rows_load(saved#i);
-            //% else
-            let seen#i = i + #i < $queries && key < i + #i + $diagonal;
-            let x#i = s#i * scale - rows_load(saved#i);
+            let saved#i = rows_at(ROW * (head * $queries + i#i));
+            s#i *= scale;
+            //% if SCORED
+            let x#i = s#i;
+            let at_key#i = position(key, sight#i.origin);
+            s#i = scored(x#i, place, i#i, key, sight#i.query, at_key#i);
+            seen#i = seen#i && bitcast<u32>(s#i) != $nothing;
             //% end
-            let p#i = select(0.0, exp1(x#i, 0u), seen#i);
-            let e#i = select(0.0, scale * (p#i * (t#i - rows_load(saved#i + 1u))), seen#i);
+            //% if MASKED
+            s#i += added(at#i);
+            //% end
+            let p#i = select(0.0, exp1(s#i - rows_load(saved#i), 0u), seen#i);
+            //% if DROPPED
+            let factor#i = factor(place, i#i, key);
+            t#i = select(0.0, factor#i * t#i, factor#i != 0.0);
+            let w#i = p#i * factor#i;
+            let counts#i = seen#i && factor#i != 0.0;
+            //% else
+            let w#i = p#i;
+            let counts#i = seen#i;
+            //% end
+            var e#i = scale * (p#i * (t#i - rows_load(saved#i + 1u)));
+            //% if SCORED
+            e#i *= slope(x#i, place, i#i, key, sight#i.query, at_key#i);
+            //% end
+            e#i = select(0.0, e#i, seen#i);
             //% end
             for (var c = 0u; c < $quads; c++) {
                 var sum_v = dv[c];
                 var sum_k = dk[c];
                 //% for i in QUERIES
                 // 0 times what an unseeing query holds, if it is infinite, would be NaN.
-                sum_v += select(vec4<f32>(), p#i * d_out_part(g#i, c, $d_out_step), seen#i);
+                sum_v += select(vec4<f32>(), w#i * d_out_part(g#i, c, $d_out_step), counts#i);
                 sum_k += select(vec4<f32>(), e#i * q_part(q#i, c, $q_step), seen#i);
                 //% end
                 dv[c] = sum_v;

@@ -20,8 +20,11 @@ fn main(
     let head = group / $blocks;
     let first = (group % $blocks) * WG;
     let last = min(first + WG, $rows) - 1u;
+    //% if PLAIN
     let latest = select(last % $queries, $queries - 1u, first / $queries != last / $queries);
+    let begin = 0u;
     let end = min($keys, latest + $diagonal);
+    //% end
     let k_first = k_at(head);
     let v_first = v_at(head);
     let scale = bitcast<f32>($scale);
@@ -38,7 +41,16 @@ fn main(
         return;
     }
     //% end
+    //% if SIGHT
+    let query = inside % $queries;
+    let place = place_of(row / $queries);
+    let sight = saved_sight(row);
+    let begin = sight.begin;
+    let end = sight.end;
+    let limit = end;
+    //% else
     let limit = min($keys, inside % $queries + $diagonal);
+    //% end
     let q_first = q_at(row);
     let g_first = d_out_at(row);
     var q: array<vec4<f32>, QUADS>;
@@ -49,14 +61,33 @@ fn main(
         g[c] = d_out_part(g_first, c, $d_out_step);
         d[c] = vec4<f32>();
     }
-    let lse = rows_load(rows_at(2u * row));
-    let delta = rows_load(rows_at(2u * row + 1u));
+    let lse = rows_load(rows_at(ROW * row));
+    let delta = rows_load(rows_at(ROW * row + 1u));
     //% if MASKED
     let mask = mask_at(row);
     //% end
-    for (var j = 0u; j < end; j += KEYS) {
+    for (var j = begin; j < end; j += KEYS) {
         //% for j in KEYS
         let j#j = min(j + #j, end - 1u);
+        var seen#j = j + #j < limit;
+        //% if MASKED
+        let at#j = mask + j#j * $mask_step;
+        seen#j = seen#j && keeps(at#j);
+        //% end
+        //% if BLOCKED
+        seen#j = seen#j && in_block(place, query, j#j);
+        //% end
+        //% end
+        //% if BLOCKED
+        var some = false;
+        //% for j in KEYS
+        some |= seen#j;
+        //% end
+        if !some {
+            continue;
+        }
+        //% end
+        //% for j in KEYS
         let k#j = k_first + j#j * $k_row;
         let v#j = v_first + j#j * $v_row;
         var s#j = 0.0;
@@ -71,15 +102,25 @@ fn main(
             //% end
         }
         //% for j in KEYS
-        //% if MASKED
-        let at#j = mask + j#j * $mask_step;
-        let seen#j = j + #j < limit && keeps(at#j);
-        let p#j = exp1(s#j * scale + added(at#j) - lse, 0u);
-        //% else
-        let seen#j = j + #j < limit;
-        let p#j = exp1(s#j * scale - lse, 0u);
+        s#j *= scale;
+        //% if SCORED
+        let x#j = s#j;
+        s#j = scored(x#j, place, query, j#j, sight.query, position(j#j, sight.origin));
+        seen#j = seen#j && bitcast<u32>(s#j) != $nothing;
         //% end
-        let e#j = select(0.0, scale * (p#j * (t#j - delta)), seen#j);
+        //% if MASKED
+        s#j += added(at#j);
+        //% end
+        let p#j = exp1(s#j - lse, 0u);
+        //% if DROPPED
+        let factor#j = factor(place, query, j#j);
+        t#j = select(0.0, factor#j * t#j, factor#j != 0.0);
+        //% end
+        var e#j = scale * (p#j * (t#j - delta));
+        //% if SCORED
+        e#j *= slope(x#j, place, query, j#j, sight.query, position(j#j, sight.origin));
+        //% end
+        e#j = select(0.0, e#j, seen#j);
         //% end
         for (var c = 0u; c < $quads; c++) {
             var sum = d[c];

@@ -1,5 +1,5 @@
 // Of each query its log-sum-exp, finite, and delta = sum(d_out * out): what both kernels of the
-// gradient need, side by side in the workspace.
+// gradient need, side by side in the workspace; with SIGHT also which keys it sees.
 
 @compute @workgroup_size(WG)
 fn main(
@@ -19,6 +19,9 @@ fn main(
     }
     // The exponential of a score less this is 0, as it must be where a query sees nothing.
     let lse = max(lse_load(lse_at(row)), -1e30);
-    rows_store(rows_at(2u * row), select(lse, 1e38, lse <= -1e30));
-    rows_store(rows_at(2u * row + 1u), sum);
+    rows_store(rows_at(ROW * row), select(lse, 1e38, lse <= -1e30));
+    rows_store(rows_at(ROW * row + 1u), sum);
+    //% if SIGHT
+    save_sight(row, sight_of(row / $queries / $heads, row % $queries));
+    //% end
 }

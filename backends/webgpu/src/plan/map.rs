@@ -20,13 +20,19 @@ fn is_one_element(view: &View) -> bool {
 /// The arguments of a printed program's parameters, read from the operands `p0`, `p1`, ..., and of
 /// its immediates, which are parameters of the kernel.
 pub(crate) fn parameter_arguments(program: &Program) -> String {
+    arguments(program, "p", "c")
+}
+
+/// The same from operands that are named `params` and parameters that are named `immediates`, with
+/// their numbers.
+pub(crate) fn arguments(program: &Program, params: &str, immediates: &str) -> String {
     let mut text = String::new();
     for i in 0..program.param_count() {
         // Writing to a String cannot fail.
-        let _ = write!(text, "p{i}_bits(p{i}_at(0u)), ");
+        let _ = write!(text, "{params}{i}_bits({params}{i}_at(0u)), ");
     }
     for i in 0..program.immediate_count() {
-        let _ = write!(text, "bitcast<f32>($c{i}), ");
+        let _ = write!(text, "bitcast<f32>(${immediates}{i}), ");
     }
     text
 }

@@ -90,7 +90,7 @@ pub fn plan(verb: &Verb, scope: Scope<'_>) -> Result<Vec<Kernel>> {
         Verb::SoftmaxBackward(v) => rows::softmax_backward(v, scope, &mut kernels),
         Verb::CrossEntropy(v) => rows::cross_entropy(v, scope, &mut kernels),
         Verb::CrossEntropyBackward(v) => rows::cross_entropy_backward(v, scope, &mut kernels),
-        Verb::Attention(v) => attention::forward(v, scope, &mut kernels),
+        Verb::Attention(v) => attention::forward(v, scope, &mut kernels)?,
         Verb::AttentionBackward(v) => attention::backward(v, scope, &mut kernels)?,
     }
     for kernel in &mut kernels {

@@ -1,25 +1,27 @@
 //! Flash attention and its gradients.
 //!
 //! The forward is one kernel. Backward is three: delta of each query into the workspace, then
-//! `d_q` by queries and `d_k`, `d_v` by keys, so that every sum has one owner and one order.
+//! `d_q` by queries and `d_k`, `d_v` by keys, so that every sum has one owner and one order; and
+//! one more for each gradient of the mask or of what scores are computed from.
+
+mod backward;
+mod options;
+mod pairs;
 
 use super::rows::{EXP, LOG};
 use super::scope::{LANES, Scope};
 use crate::kernel::{Kernel, looped};
 use crate::operand::{Access, Width};
 use crate::template::{Template, template};
+pub use backward::{backward, workspace_bytes};
+use options::Seeing;
 use starling_contract::{
     Attention, AttentionBackward, DType, Error, Layout, Result, Support, View,
 };
 use std::fmt::Write;
 
-const FORWARD: Template = template!("attention");
+const FORWARD: Template = template!("attention": "attention_sight", "attention");
 const FORWARD_LANES: Template = template!("attention_lanes");
-const D_Q_LANES: Template = template!("attention_lanes_d_q");
-const D_KV_LANES: Template = template!("attention_lanes_d_kv");
-const DELTA: Template = template!("attention_delta");
-const D_Q: Template = template!("attention_d_q");
-const D_KV: Template = template!("attention_d_kv");
 
 /// The largest head dimension: a row of it lies in an invocation's registers.
 const MAX_DIM: usize = 256;
@@ -40,7 +42,8 @@ impl Sizes {
     fn of(v: &Attention) -> Self {
         let (q, k) = (v.q.shape(), v.k.shape());
         let (queries, keys) = (q[2], k[2]);
-        let diagonal = if v.sight.causal { keys + 1 - queries } else { keys };
+        // More queries than keys have lengths, and then this is not used.
+        let diagonal = if v.sight.causal { (keys + 1).saturating_sub(queries) } else { keys };
         Self { batch: q[0], heads: q[1], kv_heads: k[1], queries, keys, dim: q[3], diagonal }
     }
 
@@ -60,11 +63,7 @@ impl Sizes {
 
 /// How the gradients of an attention are computed.
 pub fn supports_backward(v: &AttentionBackward) -> Support {
-    let more = v.d_mask.is_some() || v.d_inputs.iter().any(Option::is_some);
-    match supports(&v.forward, &[&v.d_out, &v.d_q, &v.d_k, &v.d_v]) {
-        Support::Native if more => Support::Composed,
-        other => other,
-    }
+    supports(&v.forward, &[&v.d_out, &v.d_q, &v.d_k, &v.d_v])
 }
 
 /// How an attention is run; `gradients` are the further operands of its backward.
@@ -73,16 +72,22 @@ pub fn supports(v: &Attention, gradients: &[&View]) -> Support {
     if !operands.iter().chain(gradients).all(|o| o.dtype.is_float()) {
         return Support::No;
     }
-    let plain = v.sight.is_plain() && v.score.is_none() && v.dropout.is_none();
     match v.q.shape()[3] {
-        0..=MAX_DIM if plain => Support::Native,
+        0..=MAX_DIM => Support::Native,
         _ => Support::Composed,
     }
 }
 
-/// Bytes of two f32 for each query: its log-sum-exp and delta.
-pub fn workspace_bytes(v: &AttentionBackward) -> usize {
-    v.forward.lse.len() * 8
+/// Positions are counted in 30 bits.
+///
+/// # Errors
+/// [`Error::Shape`] for more.
+fn check_length(op: &'static str, v: &Attention, sizes: &Sizes) -> Result<()> {
+    if options::is_plain(v) || sizes.queries.max(sizes.keys) <= options::MOST {
+        return Ok(());
+    }
+    let message = format!("positions are counted to {}: split the sequences", options::MOST);
+    Err(Error::shape(op, message))
 }
 
 /// True when each row of `view` is whole quads that begin where quads do.
@@ -157,7 +162,9 @@ impl Rows {
     fn scores(&mut self, v: &Attention, sizes: &Sizes) {
         let k = &mut self.kernel;
         k.word("queries", sizes.queries).word("keys", sizes.keys);
-        k.word("diagonal", sizes.diagonal).bits("scale", v.scale.to_bits());
+        k.bits("nothing", f32::NEG_INFINITY.to_bits())
+            .word("diagonal", sizes.diagonal)
+            .bits("scale", v.scale.to_bits());
         k.program("exp1", &EXP);
         let Some(mask) = &v.mask else { return };
         k.constant("MASKED", 1u32).bits("mask_step", stride(mask, 3));
@@ -260,10 +267,17 @@ fn one_by_one(
     rows
 }
 
-pub fn forward(v: &Attention, scope: Scope<'_>, kernels: &mut Vec<Kernel>) {
+pub fn forward(v: &Attention, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result<()> {
     let sizes = Sizes::of(v);
     if v.lse.is_empty() {
-        return;
+        return Ok(());
+    }
+    check_length("attention", v, &sizes)?;
+    if !options::is_plain(v) {
+        let others = [&v.q, &v.k, &v.v, &v.out, &v.lse].map(View::clone);
+        let v = options::pack(v, &others, scope, kernels)?;
+        kernels.push(with_options(&v, &sizes, scope));
+        return Ok(());
     }
     let (quads, step) = (sizes.quads(), step(&sizes, DEEP[0]));
     let wide = [&v.q, &v.k, &v.v, &v.out].into_iter().all(rows_of_quads);
@@ -276,13 +290,25 @@ pub fn forward(v: &Attention, scope: Scope<'_>, kernels: &mut Vec<Kernel>) {
         rows.kernel.turns(turns(&sizes, 1, sizes.keys, step, false));
         kernels.push(by_queries(v, &sizes, rows, tile.lanes * tile.rows));
         if !some_hidden {
-            return;
+            return Ok(());
         }
     }
     let mut rows = one_by_one(FORWARD, &sizes, wide, ("KEYS", step), scope);
-    rows.kernel.constant("REDO", tile.is_some()).constant("AGAIN", AGAIN);
+    rows.kernel.constant("REDO", tile.is_some()).constant("AGAIN", AGAIN).constant("PLAIN", true);
     rows.kernel.turns(turns(&sizes, 1, sizes.keys, step, true));
     kernels.push(by_queries(v, &sizes, rows, group(scope)));
+    Ok(())
+}
+
+/// The kernel of an attention with options.
+fn with_options(v: &Attention, sizes: &Sizes, scope: Scope<'_>) -> Kernel {
+    let step = step(sizes, DEEP[0]);
+    let wide = [&v.q, &v.k, &v.v, &v.out].into_iter().all(rows_of_quads);
+    let mut rows = one_by_one(FORWARD, sizes, wide, ("KEYS", step), scope);
+    rows.kernel.turns(options::turns(v) + turns(sizes, 1, sizes.keys, step, true));
+    options::sight(&mut rows.kernel, v, sizes, Seeing::Computed);
+    options::weigh(&mut rows, v, options::Slope::None);
+    by_queries(v, sizes, rows, group(scope))
 }
 
 /// Gives the kernel its operands; a workgroup computes `block` rows.
@@ -295,7 +321,6 @@ fn by_queries(v: &Attention, sizes: &Sizes, mut rows: Rows, block: usize) -> Ker
     k.bits("q_step", stride(&v.q, 3)).bits("out_step", stride(&v.out, 3));
     k.bits("k_row", stride(&v.k, 2)).bits("k_step", stride(&v.k, 3));
     k.bits("v_row", stride(&v.v, 2)).bits("v_step", stride(&v.v, 3));
-    k.bits("nothing", f32::NEG_INFINITY.to_bits());
     k.program("log1", &LOG).groups(groups);
     rows.operand("q", &v.q, Access::Read, 3);
     rows.operand("k", &v.k, Access::Read, 2);
@@ -303,152 +328,5 @@ fn by_queries(v: &Attention, sizes: &Sizes, mut rows: Rows, block: usize) -> Ker
     rows.mask(v, 3);
     rows.operand("out", &v.out, Access::Write, 3);
     rows.kernel.operand("lse", &v.lse, Access::ReadWrite);
-    rows.kernel
-}
-
-/// The workspace as `[log-sum-exp, delta]` of each query.
-fn saved(v: &AttentionBackward) -> Result<View> {
-    let needed = workspace_bytes(v);
-    match &v.workspace {
-        // No query: nothing is saved, and nothing is read.
-        _ if needed == 0 => return Ok(v.forward.lse.clone()),
-        Some(w) if w.layout.is_contiguous() && w.len() * w.dtype.size() >= needed => {
-            let first = w.layout.offset() * w.dtype.size();
-            if first.is_multiple_of(4) {
-                let layout = Layout::new(&[needed / 4], &[1], first / 4);
-                return Ok(View { storage: w.storage.clone(), dtype: DType::F32, layout });
-            }
-        }
-        _ => {}
-    }
-    let message = format!("it needs a contiguous workspace of {needed} bytes, aligned for f32");
-    Err(Error::shape("attention_backward", message))
-}
-
-pub fn backward(v: &AttentionBackward, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Result<()> {
-    let sizes = Sizes::of(&v.forward);
-    let saved = saved(v)?;
-    kernels.push(delta(v, &sizes, &saved));
-    for way in ways(v, &sizes, &[&v.d_q], scope) {
-        kernels.push(d_q(v, &sizes, &saved, &way, scope));
-    }
-    for way in ways(v, &sizes, &[&v.d_k, &v.d_v], scope) {
-        kernels.push(d_kv(v, &sizes, &saved, &way, scope));
-    }
-    Ok(())
-}
-
-/// One of the kernels that compute a gradient.
-struct Way {
-    wide: bool,
-    tile: Option<Tile>,
-    /// Only what a kernel on tiles may have spoiled.
-    redo: bool,
-}
-
-impl Way {
-    /// What it does with its results.
-    fn access(&self) -> Access {
-        if self.redo { Access::ReadWrite } else { Access::Write }
-    }
-}
-
-/// On tiles where that pays and one by one elsewhere; one by one also where something hidden,
-/// multiplied by 0 on tiles, may have spoiled their results.
-fn ways(
-    v: &AttentionBackward,
-    sizes: &Sizes,
-    results: &[&View],
-    scope: Scope<'_>,
-) -> impl Iterator<Item = Way> {
-    let f = &v.forward;
-    let hides = f.sight.causal || f.mask.is_some();
-    let wide = [&f.q, &f.k, &f.v, &v.d_out].iter().chain(results).all(|x| rows_of_quads(x));
-    let tile = Tile::of(sizes.quads(), step(sizes, DEEP[1]), wide, scope);
-    let redo = tile.is_some();
-    let alone = (hides || !redo).then_some(Way { wide, tile: None, redo });
-    tile.map(|tile| Way { wide, tile: Some(tile), redo: false }).into_iter().chain(alone)
-}
-
-fn delta(v: &AttentionBackward, sizes: &Sizes, saved: &View) -> Kernel {
-    let wide = rows_of_quads(&v.forward.out) && rows_of_quads(&v.d_out);
-    let mut rows = Rows::new(DELTA, sizes, LANES, any_quads(sizes), wide);
-    let k = &mut rows.kernel;
-    k.turns(looped(sizes.quads(), 0));
-    k.word("rows", sizes.all_rows()).bits("out_step", stride(&v.forward.out, 3));
-    k.bits("d_out_step", stride(&v.d_out, 3)).groups(sizes.all_rows().div_ceil(LANES));
-    rows.operand("out", &v.forward.out, Access::Read, 3);
-    rows.operand("d_out", &v.d_out, Access::Read, 3);
-    rows.kernel.operand("lse", &v.forward.lse, Access::Read);
-    rows.kernel.operand("rows", saved, Access::Write);
-    rows.kernel
-}
-
-fn d_q(v: &AttentionBackward, sizes: &Sizes, saved: &View, way: &Way, scope: Scope<'_>) -> Kernel {
-    let f = &v.forward;
-    let (mut rows, block, step) = match &way.tile {
-        Some(t) => (t.rows(D_Q_LANES, sizes, "KEYS"), t.lanes * t.rows, t.step),
-        None => {
-            let step = step(sizes, DEEP[0]);
-            (one_by_one(D_Q, sizes, way.wide, ("KEYS", step), scope), group(scope), step)
-        }
-    };
-    let test = if way.redo { looped(sizes.quads(), 0) } else { 0 };
-    rows.kernel.turns(test + turns(sizes, 1, sizes.keys, step, way.tile.is_none()));
-    rows.kernel.constant("REDO", way.redo);
-    rows.scores(f, sizes);
-    let k = &mut rows.kernel;
-    let per_head = sizes.rows().div_ceil(block);
-    let groups = sizes.batch * sizes.kv_heads * per_head;
-    k.word("groups", groups).word("blocks", per_head).word("rows", sizes.rows());
-    k.bits("q_step", stride(&f.q, 3)).bits("d_out_step", stride(&v.d_out, 3));
-    k.bits("k_row", stride(&f.k, 2)).bits("k_step", stride(&f.k, 3));
-    k.bits("v_row", stride(&f.v, 2)).bits("v_step", stride(&f.v, 3));
-    k.bits("d_q_step", stride(&v.d_q, 3)).groups(groups);
-    rows.operand("q", &f.q, Access::Read, 3);
-    rows.operand("k", &f.k, Access::Read, 2);
-    rows.operand("v", &f.v, Access::Read, 2);
-    rows.operand("d_out", &v.d_out, Access::Read, 3);
-    rows.mask(f, 3);
-    rows.kernel.operand("rows", saved, Access::Read);
-    rows.operand("d_q", &v.d_q, way.access(), 3);
-    rows.kernel
-}
-
-fn d_kv(v: &AttentionBackward, sizes: &Sizes, saved: &View, way: &Way, scope: Scope<'_>) -> Kernel {
-    let f = &v.forward;
-    let (mut rows, block, step) = match &way.tile {
-        Some(t) => (t.rows(D_KV_LANES, sizes, "QUERIES"), t.lanes, t.step),
-        None => {
-            let step = step(sizes, DEEP[0]);
-            (one_by_one(D_KV, sizes, way.wide, ("QUERIES", step), scope), group(scope), step)
-        }
-    };
-    let heads = sizes.heads / sizes.kv_heads;
-    let test = if way.redo { looped(sizes.quads(), 0) } else { 0 };
-    rows.kernel.turns(test + turns(sizes, heads, sizes.queries, step, way.tile.is_none()));
-    rows.kernel.constant("REDO", way.redo);
-    rows.scores(f, sizes);
-    let k = &mut rows.kernel;
-    let per_head = sizes.keys.div_ceil(block);
-    let groups = sizes.batch * sizes.kv_heads * per_head;
-    k.word("groups", groups).word("blocks", per_head);
-    k.word("heads_per_kv_head", heads);
-    k.bits("q_row", stride(&f.q, 2)).bits("q_step", stride(&f.q, 3));
-    k.bits("d_out_row", stride(&v.d_out, 2)).bits("d_out_step", stride(&v.d_out, 3));
-    k.bits("k_step", stride(&f.k, 3)).bits("v_step", stride(&f.v, 3));
-    k.bits("d_k_step", stride(&v.d_k, 3)).bits("d_v_step", stride(&v.d_v, 3));
-    if let Some(mask) = &f.mask {
-        k.bits("mask_row", stride(mask, 2));
-    }
-    k.groups(groups);
-    rows.operand("q", &f.q, Access::Read, 2);
-    rows.operand("k", &f.k, Access::Read, 3);
-    rows.operand("v", &f.v, Access::Read, 3);
-    rows.operand("d_out", &v.d_out, Access::Read, 2);
-    rows.mask(f, 2);
-    rows.kernel.operand("rows", saved, Access::Read);
-    rows.operand("d_k", &v.d_k, way.access(), 3);
-    rows.operand("d_v", &v.d_v, way.access(), 3);
     rows.kernel
 }
