@@ -2,10 +2,14 @@
 
 use crate::adapter::open;
 use crate::gpu::Gpu;
-use crate::plan::{supports, workspace_bytes};
+use crate::plan::{launches, supports, workspace_bytes};
+use crate::storage::GpuStorage;
 use crate::stream::WebGpuStream;
 use crate::variant::Options;
-use starling_contract::{Backend, Capabilities, DeviceId, Result, Storage, Stream, Support, Verb};
+use starling_contract::{
+    Backend, Capabilities, DType, DeviceId, HostStorage, Result, Storage, Stream, Support, Verb,
+    View,
+};
 use std::sync::Arc;
 
 /// A GPU, or a driver that plays one.
@@ -48,6 +52,17 @@ impl WebGpuBackend {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn with(index: usize, options: Options) -> Result<Arc<Self>> {
         crate::wait::block_on(Self::request(index, options))
+    }
+
+    /// What a verb would run: of each kernel its text, parameters and grid. Two variants of one
+    /// adapter that answer the same compute the same. Nothing runs; the operands may lie anywhere.
+    ///
+    /// # Errors
+    /// As submitting the verb.
+    pub fn planned(&self, verb: &Verb) -> Result<Vec<String>> {
+        let host = |bytes| Ok(HostStorage::new(bytes)? as Arc<dyn Storage>);
+        let faults = View::contiguous(host(GpuStorage::STEP)?, DType::U32, &[4]);
+        launches(verb, self.gpu.scope(&host, &faults), self.gpu.arithmetic().fma)
     }
 
     /// Gives the device back: whatever is asked of it afterwards is answered by

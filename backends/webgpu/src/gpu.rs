@@ -3,11 +3,11 @@
 use crate::error::driver;
 use crate::limits::{Arithmetic, Limits};
 use crate::pipeline::Pipelines;
+use crate::plan::Scope;
 use crate::storage::GpuStorage;
 use crate::variant::{Options, Variant};
 use crate::wait::caught;
-use starling_contract::{Capabilities, DeviceId, Error, Result, StreamCounters};
-use std::sync::atomic::{AtomicU64, Ordering};
+use starling_contract::{Capabilities, DeviceId, Error, Result, Storage, View};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// The usages of memory for kernels, uploads and downloads.
@@ -38,8 +38,6 @@ pub struct Gpu {
     pub(crate) pipelines: Pipelines,
     arithmetic: OnceLock<Arithmetic>,
     fault: Arc<Mutex<Option<Fault>>>,
-    submissions: AtomicU64,
-    dispatches: AtomicU64,
 }
 
 impl Gpu {
@@ -91,8 +89,6 @@ impl Gpu {
             limits,
             arithmetic: OnceLock::new(),
             fault,
-            submissions: AtomicU64::new(0),
-            dispatches: AtomicU64::new(0),
         });
         gpu.check()?;
         Ok(gpu)
@@ -108,6 +104,22 @@ impl Gpu {
     /// What the device's arithmetic does.
     pub(crate) fn arithmetic(&self) -> Arithmetic {
         self.arithmetic.get().copied().unwrap_or(Arithmetic::LEAST)
+    }
+
+    /// What plans on this device may use.
+    pub(crate) fn scope<'a>(
+        &'a self,
+        alloc: &'a dyn Fn(usize) -> Result<Arc<dyn Storage>>,
+        faults: &'a View,
+    ) -> Scope<'a> {
+        Scope {
+            limits: &self.limits,
+            variant: self.variant,
+            software: self.software,
+            turns: self.arithmetic().turns,
+            alloc,
+            faults,
+        }
     }
 
     /// What went wrong since the last call, once; a lost device stays lost.
@@ -161,19 +173,6 @@ impl Gpu {
         Ok(buffer)
     }
 
-    pub(crate) fn submitted(&self, dispatches: usize) {
-        self.submissions.fetch_add(1, Ordering::Relaxed);
-        self.dispatches.fetch_add(dispatches as u64, Ordering::Relaxed);
-    }
-
-    pub(crate) fn counters(&self) -> StreamCounters {
-        StreamCounters {
-            submissions: self.submissions.load(Ordering::Relaxed),
-            dispatches: self.dispatches.load(Ordering::Relaxed),
-            compilations: self.pipelines.compilations(),
-        }
-    }
-
     /// Done when everything submitted until now is done.
     #[cfg(not(target_arch = "wasm32"))]
     pub(crate) async fn done(&self) -> Result<()> {
@@ -184,7 +183,7 @@ impl Gpu {
     /// Done when everything submitted until now is done: a browser calls back.
     #[cfg(target_arch = "wasm32")]
     pub(crate) fn done(&self) -> impl Future<Output = Result<()>> {
-        let mapped = crate::stream::Mapped::default();
+        let mapped = crate::answer::Mapped::default();
         let signal = mapped.clone();
         self.queue.on_submitted_work_done(move || signal.set(true));
         async move {

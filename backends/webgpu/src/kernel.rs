@@ -27,6 +27,7 @@ pub struct Kernel {
     pub(crate) bindings: Vec<Binding>,
     invocations: Invocations,
     turns: usize,
+    work: u64,
     /// A parameter did not fit its word.
     too_large: bool,
 }
@@ -61,6 +62,7 @@ impl Kernel {
             bindings: Vec::new(),
             invocations: Invocations::Groups(0),
             turns: 0,
+            work: 0,
             too_large: false,
         }
     }
@@ -170,6 +172,16 @@ impl Kernel {
     pub fn turns(&mut self, turns: usize) -> &mut Self {
         self.turns = turns;
         self
+    }
+
+    /// What it is of its verb's work: see `plan::work`.
+    pub(crate) fn works(&mut self, work: u64) {
+        self.work = work;
+    }
+
+    /// What [`Kernel::works`] said.
+    pub(crate) fn work(&self) -> u64 {
+        self.work
     }
 
     /// What [`Kernel::turns`] said.

@@ -7,6 +7,7 @@
 
 mod access;
 mod adapter;
+mod answer;
 mod backend;
 mod cache;
 mod error;

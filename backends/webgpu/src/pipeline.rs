@@ -6,7 +6,7 @@ use crate::kernel::Kernel;
 use crate::wait::caught;
 use starling_contract::{Cache, Result};
 use starling_ops::wgsl::Fma;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A shader ready to run.
@@ -25,14 +25,14 @@ pub(crate) struct Pipelines {
     /// The shader compiler's checks are kept.
     checked: bool,
     made: Mutex<Cache<String, Arc<Pipeline>>>,
-    compilations: AtomicU64,
+    compiled: AtomicBool,
     cache: Option<DiskCache>,
 }
 
 impl Drop for Pipelines {
     fn drop(&mut self) {
         if let Some(cache) = &self.cache
-            && self.compilations() > 0
+            && self.compiled.load(Ordering::Relaxed)
         {
             cache.save();
         }
@@ -42,28 +42,24 @@ impl Drop for Pipelines {
 impl Pipelines {
     pub fn new(device: &wgpu::Device, checked: bool) -> Self {
         let (device, cache) = (device.clone(), DiskCache::open(device));
-        let (made, compilations) = (Mutex::new(Cache::new(PIPELINES)), AtomicU64::new(0));
-        Self { device, checked, made, compilations, cache }
+        let (made, compiled) = (Mutex::new(Cache::new(PIPELINES)), AtomicBool::new(false));
+        Self { device, checked, made, compiled, cache }
     }
 
-    pub fn compilations(&self) -> u64 {
-        self.compilations.load(Ordering::Relaxed)
-    }
-
-    /// The pipeline of a kernel, compiled now when it is new.
+    /// The pipeline of a kernel, and whether it is new and was compiled now.
     ///
     /// # Errors
     /// What the compiler reports.
-    pub fn get(&self, kernel: &Kernel, fma: Fma) -> Result<Arc<Pipeline>> {
+    pub fn get(&self, kernel: &Kernel, fma: Fma) -> Result<(Arc<Pipeline>, bool)> {
         let key = kernel.key();
         let lock = || self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = lock().get(&key) {
-            return Ok(found.clone());
+            return Ok((found.clone(), false));
         }
         let made = Arc::new(self.compile(kernel, fma)?);
-        self.compilations.fetch_add(1, Ordering::Relaxed);
+        self.compiled.store(true, Ordering::Relaxed);
         lock().insert(key, made.clone());
-        Ok(made)
+        Ok((made, true))
     }
 
     fn compile(&self, kernel: &Kernel, fma: Fma) -> Result<Pipeline> {

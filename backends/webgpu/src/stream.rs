@@ -1,21 +1,28 @@
 //! The queue: verbs become launches, launches are gathered into few submissions.
 
+use crate::answer::{NOTES, Request, Staged};
 use crate::error::driver;
 use crate::gpu::Gpu;
 use crate::kernel::Kernel;
 use crate::pipeline::Pipeline;
-use crate::plan::{Scope, plan};
+use crate::plan::plan;
 use crate::storage::GpuStorage;
 use starling_contract::{
     Checked, Copy, DType, Download, Error, Event, Passed, Pending, Replay, Result, Storage, Stream,
     StreamCounters, Verb, View,
 };
-use std::future::poll_fn;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Poll, Waker};
 
 /// Launches after which a batch is submitted without being asked for.
 const MAX_PENDING: usize = 256;
+/// Operations, by the shapes of verbs, of one submission. A watchdog resets a device that works on
+/// one for about two seconds; a slow GPU with 50 GFLOP/s needs 0.7 for these, and a fast one with 10
+/// TFLOP/s 3 milliseconds, to which a submission adds some hundredths of one. A kernel that is more
+/// work is submitted alone.
+const MAX_WORK: u64 = 1 << 35;
+/// Bytes of uploads that the driver keeps in memory of its own before they are submitted.
+const MAX_UPLOADED: usize = 64 << 20;
 /// Bytes of parameters of one batch.
 const PARAMETER_BYTES: usize = 128 << 10;
 /// Parameters of a launch begin at a multiple of this on every device.
@@ -26,6 +33,17 @@ struct Ready {
     pipeline: Arc<Pipeline>,
     group: wgpu::BindGroup,
     grid: [u32; 3],
+    work: u64,
+}
+
+/// How many launches, from the first, make one submission.
+fn first_submission(ready: &[Ready]) -> usize {
+    let mut work = 0u64;
+    let fits = |r: &&Ready| {
+        work = work.saturating_add(r.work);
+        work <= MAX_WORK
+    };
+    ready.iter().take_while(fits).count().max(1)
 }
 
 /// Launches that wait for their submission, and their parameters.
@@ -33,6 +51,7 @@ struct Ready {
 struct Batch {
     ready: Vec<Ready>,
     parameters: Vec<u8>,
+    work: u64,
     /// A kernel that may note a misplaced index ran since the notes were last read.
     suspect: bool,
 }
@@ -40,12 +59,19 @@ struct Batch {
 /// An in-order queue on a device.
 pub struct WebGpuStream(Arc<Queue>);
 
-struct Queue {
-    gpu: Arc<Gpu>,
+pub(crate) struct Queue {
+    pub gpu: Arc<Gpu>,
     uniforms: wgpu::Buffer,
     /// Where kernels note an index outside its table.
     notes: View,
     batch: Mutex<Batch>,
+    /// Notes that were fetched by requests which were then dropped, the oldest first.
+    pub unread: Mutex<Vec<Staged>>,
+    /// Bytes of uploads since the last submission.
+    uploaded: AtomicUsize,
+    submissions: AtomicU64,
+    dispatches: AtomicU64,
+    compilations: AtomicU64,
 }
 
 impl Drop for Queue {
@@ -65,8 +91,17 @@ impl WebGpuStream {
         let uniforms = uniforms(gpu, PARAMETER_BYTES)?;
         let notes = Arc::new(gpu.alloc(GpuStorage::STEP)?);
         let notes = View::contiguous(notes, DType::U32, &[4]);
-        let batch = Mutex::default();
-        Ok(Self(Arc::new(Queue { gpu: gpu.clone(), uniforms, notes, batch })))
+        Ok(Self(Arc::new(Queue {
+            gpu: gpu.clone(),
+            uniforms,
+            notes,
+            batch: Mutex::default(),
+            unread: Mutex::default(),
+            uploaded: AtomicUsize::new(0),
+            submissions: AtomicU64::new(0),
+            dispatches: AtomicU64::new(0),
+            compilations: AtomicU64::new(0),
+        })))
     }
 }
 
@@ -74,15 +109,7 @@ impl Queue {
     fn plan(&self, verb: &Verb) -> Result<Vec<Kernel>> {
         let gpu = &self.gpu;
         let alloc = |bytes| Ok(Arc::new(gpu.alloc(bytes)?) as Arc<dyn Storage>);
-        let scope = Scope {
-            alloc: &alloc,
-            limits: &gpu.limits,
-            variant: gpu.variant,
-            software: gpu.software,
-            turns: gpu.arithmetic().turns,
-            faults: &self.notes,
-        };
-        plan(verb, scope)
+        plan(verb, gpu.scope(&alloc, &self.notes))
     }
 
     fn batch(&self) -> MutexGuard<'_, Batch> {
@@ -103,22 +130,56 @@ impl Queue {
             return;
         }
         self.gpu.queue.write_buffer(&self.uniforms, 0, &batch.parameters);
-        encode(&self.gpu, &batch.ready);
+        self.encode(&batch.ready);
         batch.ready.clear();
         batch.parameters.clear();
+        batch.work = 0;
+    }
+
+    /// Hands commands to the driver, and with them the uploads that wait.
+    fn submit(&self, commands: Option<wgpu::CommandBuffer>, dispatches: usize) {
+        self.uploaded.store(0, Ordering::Relaxed);
+        self.gpu.queue.submit(commands);
+        self.submissions.fetch_add(1, Ordering::Relaxed);
+        self.dispatches.fetch_add(dispatches as u64, Ordering::Relaxed);
+    }
+
+    /// Writes whole words to a buffer from byte `offset`. What was submitted before may still read
+    /// the old contents.
+    fn write(&self, buffer: &wgpu::Buffer, offset: usize, bytes: &[u8]) {
+        let mut done = 0;
+        while done < bytes.len() {
+            let room = MAX_UPLOADED - self.uploaded.load(Ordering::Relaxed).min(MAX_UPLOADED);
+            let n = room.max(4).min(bytes.len() - done);
+            self.gpu.queue.write_buffer(buffer, (offset + done) as u64, &bytes[done..][..n]);
+            done += n;
+            if self.uploaded.fetch_add(n, Ordering::Relaxed) + n >= MAX_UPLOADED {
+                self.submit(None, 0);
+                // The driver gives back what earlier uploads took. An error is the next call's.
+                let _ = self.gpu.device.poll(wgpu::PollType::Poll);
+            }
+        }
+    }
+
+    /// Encodes launches and submits them, in as few parts as their work allows.
+    fn encode(&self, mut ready: &[Ready]) {
+        while !ready.is_empty() {
+            let (part, rest) = ready.split_at(first_submission(ready));
+            self.submit(Some(encoded(&self.gpu, part)), part.len());
+            ready = rest;
+        }
     }
 
     /// Submits what waits and asks for `size` bytes of `storage` as they then are, and for the
     /// notes of misplaced indices with them.
-    fn request(&self, storage: &GpuStorage, start: u64, size: u64) -> Result<Request> {
+    fn request(self: &Arc<Self>, storage: &GpuStorage, start: u64, size: u64) -> Result<Request> {
         let gpu = &self.gpu;
         gpu.check()?;
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = gpu.buffer((size + NOTES) as usize, usage)?;
-        {
+        let suspect = {
             let mut batch = self.batch();
             self.flush(&mut batch);
-            batch.suspect = false;
             let mut encoder = gpu.device.create_command_encoder(&Default::default());
             encoder.copy_buffer_to_buffer(storage.buffer(), start, &staging, 0, size);
             if let Some(notes) = GpuStorage::of(&self.notes) {
@@ -126,23 +187,21 @@ impl Queue {
                 encoder.copy_buffer_to_buffer(notes.buffer(), 0, &staging, size, NOTES);
                 encoder.clear_buffer(notes.buffer(), 0, None);
             }
-            gpu.queue.submit([encoder.finish()]);
-            gpu.submitted(0);
-        }
-        let mapped = Mapped::default();
-        let signal = mapped.clone();
-        staging.map_async(wgpu::MapMode::Read, .., move |result| signal.set(result.is_ok()));
-        Ok(Request { gpu: gpu.clone(), staging, mapped, size: size as usize })
+            self.submit(Some(encoder.finish()), 0);
+            std::mem::take(&mut batch.suspect)
+        };
+        let staged = Staged::new(staging, size as usize);
+        Ok(Request { queue: self.clone(), staged, suspect })
     }
 
     /// Asks for the notes of misplaced indices, whose answer is an error if a kernel noted one.
-    fn requested_notes(&self) -> Result<Request> {
+    fn requested_notes(self: &Arc<Self>) -> Result<Request> {
         let notes = GpuStorage::of(&self.notes).ok_or_else(|| driver("the notes are lost"))?;
         self.request(notes, 0, 4)
     }
 
     /// Asks for the bytes of a view; also where in the answer they begin. `None` for no bytes.
-    fn requested(&self, from: &View, bytes: usize) -> Result<Option<(Request, usize)>> {
+    fn requested(self: &Arc<Self>, from: &View, bytes: usize) -> Result<Option<(Request, usize)>> {
         self.gpu.check()?;
         let storage = self.storage("download", from)?;
         let range = from.contiguous_range("download", bytes)?;
@@ -158,51 +217,8 @@ impl Queue {
     }
 }
 
-/// Bytes of the notes of misplaced indices, which come with every download.
-const NOTES: u64 = GpuStorage::STEP as u64;
-
-/// The operations that note an index outside its table, by their numbers in the notes.
-const REPORTING: [&str; 4] = ["gather", "scatter_add", "cross_entropy", "cross_entropy_backward"];
-
-/// What the four words of the notes say.
-fn misplaced(words: &[u32]) -> Result<()> {
-    let [flag, index, bound, operation] = *words else { return Ok(()) };
-    if flag == 0 {
-        return Ok(());
-    }
-    let op = REPORTING.get(operation as usize).copied().unwrap_or("gather");
-    Err(Error::Index { op, index: i64::from(index as i32), bound: bound as usize })
-}
-
-/// Bytes on their way to the host.
-struct Request {
-    gpu: Arc<Gpu>,
-    staging: wgpu::Buffer,
-    mapped: Mapped,
-    size: usize,
-}
-
-impl Request {
-    async fn answer(self) -> Result<Vec<u8>> {
-        // A browser answers by itself; elsewhere somebody must ask the driver.
-        #[cfg(not(target_arch = "wasm32"))]
-        self.gpu.wait()?;
-        let ok = self.mapped.wait().await;
-        self.gpu.check()?;
-        if !ok {
-            return Err(driver("the device did not give the bytes back"));
-        }
-        let range = self.staging.get_mapped_range(..).map_err(driver)?;
-        let mut bytes = range.to_vec();
-        let notes: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[self.size..]);
-        misplaced(&notes)?;
-        bytes.truncate(self.size);
-        Ok(bytes)
-    }
-}
-
-/// Encodes launches into one pass and submits it.
-fn encode(gpu: &Gpu, ready: &[Ready]) {
+/// The commands of launches, in one pass.
+fn encoded(gpu: &Gpu, ready: &[Ready]) -> wgpu::CommandBuffer {
     let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
@@ -213,19 +229,20 @@ fn encode(gpu: &Gpu, ready: &[Ready]) {
             pass.dispatch_workgroups(x, y, z);
         }
     }
-    gpu.queue.submit([encoder.finish()]);
-    gpu.submitted(ready.len());
+    encoder.finish()
 }
 
 /// Puts a kernel's parameters behind `parameters` and binds its storages.
 fn prepare(
-    gpu: &Gpu,
+    queue: &Queue,
     kernel: &Kernel,
     grid: [u32; 3],
     uniforms: &wgpu::Buffer,
     parameters: &mut Vec<u8>,
 ) -> Result<Ready> {
-    let pipeline = gpu.pipelines.get(kernel, gpu.arithmetic().fma)?;
+    let gpu = &queue.gpu;
+    let (pipeline, is_new) = gpu.pipelines.get(kernel, gpu.arithmetic().fma)?;
+    queue.compilations.fetch_add(u64::from(is_new), Ordering::Relaxed);
     gpu.check()?;
     let words = kernel.parameters();
     let offset = parameters.len();
@@ -262,7 +279,7 @@ fn prepare(
         layout: &pipeline.layout,
         entries: &entries,
     });
-    Ok(Ready { pipeline, group, grid })
+    Ok(Ready { pipeline, group, grid, work: kernel.work() })
 }
 
 impl WebGpuStream {
@@ -274,12 +291,13 @@ impl WebGpuStream {
             let Some(grid) = kernel.dispatch() else { continue };
             let needs = kernel.parameters().len() * 4;
             let full = batch.parameters.len() + needs > PARAMETER_BYTES;
-            if full || batch.ready.len() >= MAX_PENDING {
+            let enough = batch.work.saturating_add(kernel.work()) > MAX_WORK;
+            if full || enough || batch.ready.len() >= MAX_PENDING {
                 self.0.flush(&mut batch);
             }
             batch.suspect |= kernel.is_reporting();
-            let ready =
-                prepare(&self.0.gpu, kernel, grid, &self.0.uniforms, &mut batch.parameters)?;
+            let ready = prepare(&self.0, kernel, grid, &self.0.uniforms, &mut batch.parameters)?;
+            batch.work = batch.work.saturating_add(ready.work);
             batch.ready.push(ready);
         }
         Ok(())
@@ -301,16 +319,15 @@ impl Stream for WebGpuStream {
         }
         let offset = range.start;
         if offset.is_multiple_of(4) && bytes.len().is_multiple_of(4) {
-            // What was submitted before may still read the old contents.
             self.0.flush(&mut self.0.batch());
-            self.0.gpu.queue.write_buffer(storage.buffer(), offset as u64, bytes);
+            self.0.write(storage.buffer(), offset, bytes);
             return self.0.gpu.check();
         }
         // Queues write whole words: the rest goes through memory of its own and a copy.
         let staged = Arc::new(self.0.gpu.alloc(bytes.len())?);
         let mut padded = bytes.to_vec();
         padded.resize(bytes.len().next_multiple_of(4), 0);
-        self.0.gpu.queue.write_buffer(staged.buffer(), 0, &padded);
+        self.0.write(staged.buffer(), 0, &padded);
         let src = View::contiguous(staged, DType::U8, &[bytes.len()]);
         let layout = starling_contract::Layout::new(&[bytes.len()], &[1], offset);
         let dst = View { storage: to.storage.clone(), dtype: DType::U8, layout };
@@ -329,7 +346,7 @@ impl Stream for WebGpuStream {
     }
 
     fn sync(&self) -> Pending<'_, ()> {
-        let suspect = self.0.batch().suspect;
+        let suspect = self.0.batch().suspect || self.0.has_unread();
         let notes = suspect.then(|| self.0.requested_notes()).transpose();
         self.0.flush(&mut self.0.batch());
         let done = self.0.gpu.done();
@@ -349,7 +366,12 @@ impl Stream for WebGpuStream {
     }
 
     fn counters(&self) -> StreamCounters {
-        self.0.gpu.counters()
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        StreamCounters {
+            submissions: count(&self.0.submissions),
+            dispatches: count(&self.0.dispatches),
+            compilations: count(&self.0.compilations),
+        }
     }
 
     fn compile(&self, verbs: Vec<Checked>) -> Result<Box<dyn Replay>> {
@@ -367,7 +389,7 @@ impl Stream for WebGpuStream {
         let mut parameters = Vec::with_capacity(bytes);
         let ready = kernels
             .iter()
-            .map(|(kernel, grid)| prepare(&self.0.gpu, kernel, *grid, &uniforms, &mut parameters))
+            .map(|(kernel, grid)| prepare(&self.0, kernel, *grid, &uniforms, &mut parameters))
             .collect::<Result<Vec<Ready>>>()?;
         self.0.gpu.queue.write_buffer(&uniforms, 0, &parameters);
         let suspect = kernels.iter().any(|(k, _)| k.is_reporting());
@@ -393,39 +415,11 @@ impl Replay for Step {
             self.queue.flush(&mut batch);
             batch.suspect |= self.suspect;
         }
-        encode(gpu, &self.ready);
+        self.queue.encode(&self.ready);
         gpu.check()
     }
 
     fn len(&self) -> usize {
         self.verbs.len()
-    }
-}
-
-/// The driver's answer, to a request to map a buffer say, when it calls back.
-#[derive(Clone, Default)]
-pub(crate) struct Mapped(Arc<Mutex<(Option<bool>, Option<Waker>)>>);
-
-impl Mapped {
-    pub(crate) fn set(&self, ok: bool) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.0 = Some(ok);
-        if let Some(waker) = state.1.take() {
-            waker.wake();
-        }
-    }
-
-    pub(crate) async fn wait(&self) -> bool {
-        poll_fn(|context| {
-            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            match state.0 {
-                Some(ok) => Poll::Ready(ok),
-                None => {
-                    state.1 = Some(context.waker().clone());
-                    Poll::Pending
-                }
-            }
-        })
-        .await
     }
 }

@@ -8,6 +8,7 @@ mod norm;
 mod reduce;
 mod rows;
 mod scope;
+mod work;
 
 pub use scope::Scope;
 
@@ -65,6 +66,15 @@ pub fn shaders(verb: &Verb, scope: Scope<'_>, fma: Fma) -> Result<Vec<(String, S
     Ok(kernels.iter().map(|k| (k.key(), k.text(fma))).collect())
 }
 
+/// All that decides the results of what a verb runs, for each kernel: its text, parameters, grid.
+///
+/// # Errors
+/// As [`plan`].
+pub fn launches(verb: &Verb, scope: Scope<'_>, fma: Fma) -> Result<Vec<String>> {
+    let whole = |k: &Kernel| format!("{}{:?} {:?}", k.text(fma), k.parameters(), k.dispatch());
+    Ok(plan(verb, scope)?.iter().map(whole).collect())
+}
+
 /// The kernels that do what a verb says, in order.
 ///
 /// # Errors
@@ -93,7 +103,9 @@ pub fn plan(verb: &Verb, scope: Scope<'_>) -> Result<Vec<Kernel>> {
         Verb::Attention(v) => attention::forward(v, scope, &mut kernels)?,
         Verb::AttentionBackward(v) => attention::backward(v, scope, &mut kernels)?,
     }
+    let work = work::work(verb) / kernels.len().max(1) as u64;
     for kernel in &mut kernels {
+        kernel.works(work);
         kernel.bind(scope.limits.binding_bytes);
         if !kernel.counts_in_words() {
             let message = "it has 2^32 elements or more, and shaders count in 32 bits: split it";

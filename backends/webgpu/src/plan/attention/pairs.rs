@@ -9,10 +9,7 @@ use crate::operand::Access;
 use crate::plan::reduce;
 use crate::plan::scope::{LANES, Scope};
 use crate::template::{Template, template};
-use starling_contract::{AttentionBackward, Layout, Reduce, ReduceKind, Result, View};
-use starling_ops::Trace;
-use starling_ops::program::Builder;
-use std::cell::RefCell;
+use starling_contract::{AttentionBackward, Layout, Program, Reduce, ReduceKind, Result, View};
 use std::sync::Arc;
 
 const D_PAIRS: Template = template!("attention_d_pairs": "attention_sight", "attention_d_pairs");
@@ -39,12 +36,9 @@ fn over_rows(v: &AttentionBackward, rows: View, d: &View) -> Option<Reduce> {
     if axes == 0 {
         return None;
     }
-    let builder = RefCell::new(Builder::new());
-    let x = Trace(&builder).input(0);
-    let program = Arc::new(builder.into_inner().finish(&[x.0]));
     Some(Reduce {
         kind: ReduceKind::Sum,
-        program,
+        program: Arc::new(Program::identity()),
         params: vec![],
         immediates: Default::default(),
         inputs: vec![part(&rows, 0, &shape)],
