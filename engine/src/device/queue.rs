@@ -173,12 +173,26 @@ impl Queue {
         self.0.random.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Memory for `bytes`.
+    /// Memory for `bytes`. What was given back is the device's again only when what used it is
+    /// done: where there is none, what was asked for is waited for, and then it is tried once more.
+    /// A browser's thread cannot wait: there it is an error at once.
     pub(crate) fn allocate(&self, bytes: usize) -> Result<Buffer> {
-        Ok(match recording::capture(self) {
-            Some(capture) => self.0.pool.get_captured(bytes, capture)?,
-            None => self.0.pool.get(bytes)?,
-        })
+        match self.take(bytes) {
+            Err(starling_contract::Error::OutOfMemory { .. })
+                if cfg!(not(target_arch = "wasm32")) =>
+            {
+                self.sync()?;
+                Ok(self.take(bytes)?)
+            }
+            taken => Ok(taken?),
+        }
+    }
+
+    fn take(&self, bytes: usize) -> starling_contract::Result<Buffer> {
+        match recording::capture(self) {
+            Some(capture) => self.0.pool.get_captured(bytes, capture),
+            None => self.0.pool.get(bytes),
+        }
     }
 
     /// As [`super::Device::run`].
