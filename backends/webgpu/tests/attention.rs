@@ -1,9 +1,8 @@
-//! Attention where special values occur, in narrow types, and twice.
+//! Attention over infinite operands, in narrow types, twice, and what its options take.
 
-use starling_conformance::{Tier, Verdict, cases, run};
 use starling_contract::{
-    Attention, AttentionBackward, Backend, BlockMask, Capabilities, DType, DeviceId, HostStorage,
-    Layout, Lengths, Result, Score, Sight, Storage, Stream, Support, Verb, View, WeightDropout,
+    Attention, AttentionBackward, Backend, BlockMask, DType, HostStorage, Layout, Lengths, Score,
+    Sight, Storage, Stream, Support, Verb, View, WeightDropout,
 };
 use starling_ops::program::Builder;
 use starling_ops::wgsl::Fma;
@@ -18,57 +17,6 @@ const VARIANTS: [&str; 4] = ["plain", "subgroup", "subgroup+f16", "plain+hardwar
 fn open(variant: &str, checked: bool) -> Arc<dyn Backend> {
     let options: Options = variant.parse().unwrap();
     WebGpuBackend::with(0, Options { checked, ..options }).unwrap()
-}
-
-/// A backend that says that it keeps special values: attention must treat hidden keys right
-/// whether or not the device promises that for arithmetic.
-struct Special(Arc<dyn Backend>, Capabilities);
-
-impl Backend for Special {
-    fn name(&self) -> &str {
-        self.0.name()
-    }
-    fn device(&self) -> DeviceId {
-        self.0.device()
-    }
-    fn capabilities(&self) -> &Capabilities {
-        &self.1
-    }
-    fn supports(&self, verb: &Verb) -> Support {
-        self.0.supports(verb)
-    }
-    fn workspace_bytes(&self, verb: &Verb) -> usize {
-        self.0.workspace_bytes(verb)
-    }
-    fn alloc(&self, bytes: usize) -> Result<Arc<dyn Storage>> {
-        self.0.alloc(bytes)
-    }
-    fn stream(&self) -> Result<Box<dyn Stream>> {
-        self.0.stream()
-    }
-}
-
-#[test]
-fn the_table_with_special_values() {
-    for variant in VARIANTS {
-        for checked in [false, true] {
-            let backend = open(variant, checked);
-            let says = Capabilities { special_values: true, ..backend.capabilities().clone() };
-            let special: Arc<dyn Backend> = Arc::new(Special(backend, says));
-            let mut failures = Vec::new();
-            // The others run with every verb's, in variants.rs.
-            let mut table = cases(Tier::Quick);
-            table.retain(|case| case.special);
-            let summary = run(&special, &table, Some("attention"), &mut |case, verdict| {
-                if let Verdict::Failed { message, .. } = verdict {
-                    failures.push(format!("{}: {message}", case.title()));
-                }
-            });
-            assert!(failures.is_empty(), "{variant} {checked}:\n{}", failures.join("\n"));
-            assert!(summary.passed >= 30, "{variant}: {} cases", summary.passed);
-            assert_eq!(summary.skipped, 0, "{variant}: {:?}", summary.reasons);
-        }
-    }
 }
 
 /// Host values as a view of a device; `values` is what lies in the storage.
