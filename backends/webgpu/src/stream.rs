@@ -17,9 +17,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Launches after which a batch is submitted without being asked for.
 const MAX_PENDING: usize = 256;
 /// Operations, by the shapes of verbs, of one submission. A watchdog resets a device that works on
-/// one for about two seconds; a slow GPU with 50 GFLOP/s needs 0.7 for these, and a fast one with 10
-/// TFLOP/s 3 milliseconds, to which a submission adds some hundredths of one. A kernel that is more
-/// work is submitted alone.
+/// one for about two seconds. A slow GPU with 50 GFLOP/s needs 0.7 for these, and a fast one with
+/// 10 TFLOP/s 3 milliseconds, to which a submission adds some hundredths of one. A kernel that is
+/// more work is submitted alone.
 const MAX_WORK: u64 = 1 << 35;
 /// Bytes of uploads that the driver keeps in memory of its own before they are submitted.
 const MAX_UPLOADED: usize = 64 << 20;

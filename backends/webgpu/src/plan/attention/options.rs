@@ -216,7 +216,8 @@ fn scores(k: &mut Kernel, score: &Score, slope: Slope, text: &mut String) {
         let more = arguments(program, "p", immediates);
         let _ = write!(
             text,
-            "fn {name}(s: f32, p: Place, query: u32, key: u32, own: f32, at_key: f32) -> f32 {{\n    \
+            "fn {name}(s: f32, p: Place, query: u32, key: u32, own: f32, at_key: f32) -> f32 \
+             {{\n    \
              return {inner}({inputs}{more}0u){part};\n}}\n"
         );
     };
