@@ -312,3 +312,23 @@ fn a_capture_may_be_the_first_to_need_random_numbers() {
     captured.replay().unwrap();
     assert_ne!(bits(&y), first);
 }
+
+#[test]
+fn an_expression_of_a_capture_is_not_computed_by_another_thread() {
+    let device = cpu();
+    let x = ramp(&device, 8);
+    let (captured, y) = device
+        .capture(|| {
+            let y = x.sqr()?;
+            let refused = thread::scope(|s| s.spawn(|| y.to_vec::<f32>()).join().unwrap());
+            assert!(matches!(&refused, Err(Error::Invalid(m)) if m.contains("another thread")));
+            Ok(y)
+        })
+        .unwrap();
+    let squares = |x: &Tensor| bits(&x.sqr().unwrap());
+    assert_eq!(bits(&y), squares(&x));
+    x.copy_from_slice(&[3f32; 8]).unwrap();
+    captured.replay().unwrap();
+    // Now that the capture has ended every thread may.
+    thread::scope(|s| s.spawn(|| assert_eq!(bits(&y), squares(&x))).join().unwrap());
+}

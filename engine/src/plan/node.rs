@@ -1,7 +1,7 @@
 //! Values: stored, or expressions that can be computed when they are needed.
 
 use super::fusion::Fusion;
-use super::watch;
+use super::watch::{self, MadeIn};
 use crate::device::{Device, Random};
 use crate::error::{Error, Result};
 use starling_contract::{Buffer, DType, Fill, Layout, MAX_RANK, View};
@@ -196,6 +196,8 @@ pub(crate) struct Node {
     consumers: Mutex<Vec<Weak<Node>>>,
     /// Grows from node to node.
     pub(super) number: u64,
+    /// The capture that it was made in.
+    made_in: Option<MadeIn>,
 }
 
 impl Node {
@@ -217,6 +219,7 @@ impl Node {
             state: Mutex::new(State::Stored(stored.clone())),
             consumers: Mutex::default(),
             number: watch::number(),
+            made_in: None,
         });
         remember(&stored.memory.nodes, &node);
         node
@@ -257,6 +260,7 @@ impl Node {
             state: Mutex::new(State::Lazy(expression.clone())),
             consumers: Mutex::default(),
             number: watch::number(),
+            made_in: watch::current(device),
         });
         for arg in &expression.args {
             remember(&arg.consumers, &node);
@@ -293,6 +297,12 @@ impl Node {
                 State::Lazy(_) => Err(Error::invalid("a value was computed twice at once")),
             };
         };
+        if self.made_in.as_ref().is_some_and(MadeIn::is_open_elsewhere) {
+            return Err(Error::invalid(
+                "the value is an expression of a step that another thread is capturing, and the \
+                 list would lack what computes it: use it once the capture has ended",
+            ));
+        }
         if watch::is_older(self) {
             return self.device.queue().outside(|| self.compute(&expression));
         }

@@ -13,11 +13,14 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
+use std::thread::{self, ThreadId};
 
 struct Watch {
     queue: Queue,
     /// Nodes with a smaller number are older than the capture.
     began: u64,
+    /// Lives as long as the capture is open.
+    open: Arc<ThreadId>,
     made: Vec<Weak<Node>>,
     written: Vec<Weak<Memory>>,
 }
@@ -50,6 +53,21 @@ pub(super) fn written(device: &Device, memory: &Arc<Memory>) {
     with(device, |w| w.written.push(Arc::downgrade(memory)));
 }
 
+/// The capture that an expression was made in.
+pub(super) struct MadeIn(Weak<ThreadId>);
+
+impl MadeIn {
+    /// True while a thread other than this one still captures: only that thread's work is recorded.
+    pub fn is_open_elsewhere(&self) -> bool {
+        self.0.upgrade().is_some_and(|thread| *thread != thread::current().id())
+    }
+}
+
+/// The capture of this thread that an expression made now belongs to.
+pub(super) fn current(device: &Device) -> Option<MadeIn> {
+    with(device, |w| MadeIn(Arc::downgrade(&w.open)))
+}
+
 /// True when this thread captures a step and the node was made before it.
 pub(super) fn is_older(node: &Node) -> bool {
     with(&node.device, |w| node.number < w.began).unwrap_or(false)
@@ -65,7 +83,8 @@ impl Watching {
     /// To be called before the recording begins.
     pub fn begin(queue: &Queue) -> Self {
         let (made, written) = (Vec::new(), Vec::new());
-        let watch = Watch { queue: queue.clone(), began: number(), made, written };
+        let open = Arc::new(thread::current().id());
+        let watch = Watch { queue: queue.clone(), began: number(), open, made, written };
         OPEN.with_borrow_mut(|open| open.push(watch));
         Self { queue: queue.clone(), _thread: PhantomData }
     }
