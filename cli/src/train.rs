@@ -32,6 +32,7 @@ fn start(args: &TrainArgs) -> Result<ExitCode> {
     settings.check()?;
     let corpus = corpus(args.text.as_deref())?;
     let config = config(args, &settings)?;
+    settings.plan_memory(device, |plan| Gpt2::fresh(plan, config.clone(), settings.seed))?;
     let model = Gpt2::fresh(device, config.clone(), settings.seed)?;
     let signals = Signals::listen()?;
     let stop = || signals.received();

@@ -2,10 +2,11 @@
 
 use starling_engine::nn::{Mode, Module};
 use starling_engine::optim::{Optimizer, clip_grad_norm};
-use starling_engine::{Device, Passes, Result, Tensor, no_grad};
+use starling_engine::{DType, Device, Passes, Result, Tensor, no_grad};
 use starling_models::{Choice, Config, Gpt2, generate};
+use starling_train::data::Batch;
 use starling_train::files::{Archive, Disk, Named, write_safetensors};
-use starling_train::{LanguageModel, Settings, save_model};
+use starling_train::{LanguageModel, Settings, TrainStep, save_model};
 use std::path::Path;
 
 fn config() -> Config {
@@ -270,5 +271,33 @@ fn the_passes_over_a_training_step_keep_every_bit_and_leave_fewer_launches() {
         });
         println!("{}: {launches} launches, with passes {fewer:?}", probe.name);
         assert!(fewer[3] < launches && fewer[..3].iter().all(|&n| n <= launches));
+    }
+}
+
+#[test]
+fn a_planned_step_says_what_the_step_needs() {
+    for (batch, accumulate) in [(2, 1), (1, 3)] {
+        let mut settings = Settings::new(1, batch, 24, 3e-3);
+        settings.accumulate = accumulate;
+        let needs = |device: &Device| {
+            let model = Gpt2::fresh(device, Config::bytes(2, 32, 4, 24, 0.1), 5).unwrap();
+            let optimizer = Optimizer::new(settings.optimizer, model.parameters()).unwrap();
+            let n = settings.sequences() * 24;
+            let (inputs, targets) = (vec![1; n], vec![2; n]);
+            let batch = Batch { step: 1, offsets: vec![0; n / 24], inputs, targets };
+            let mut step = TrainStep::new(&model, &optimizer, &settings).unwrap();
+            step.run(1, 1e-3, &batch).unwrap();
+            (device.pool_stats().peak_bytes, device.counters().launches)
+        };
+        for probe in Device::probe().into_iter().filter(|p| p.status.is_ok()) {
+            let device = Device::new(&probe.name).unwrap();
+            let plan = device.planned().unwrap();
+            assert_eq!(needs(&plan), needs(&device), "{}", probe.name);
+            // It has no numbers, and its tensors are not the device's.
+            let (there, here) = [&plan, &device].map(|d| Tensor::ones(d, DType::F32, &[2])).into();
+            let (there, here) = (there.unwrap(), here.unwrap());
+            assert!(there.to_vec::<f32>().is_err());
+            assert!(there.matmul(&here).is_err() && there.add(&here).is_err());
+        }
     }
 }

@@ -16,11 +16,11 @@ pub use metrics::StepRow;
 pub use step::TrainStep;
 pub use trainer::{Event, Outcome, Trainer};
 
-use data::Prefetch;
+use data::{Batch, Prefetch};
 use memory::{Bytes, product};
 use serde::{Deserialize, Serialize};
 use starling_engine::nn::{Mode, Module};
-use starling_engine::optim::{Decline, Rule, Schedule};
+use starling_engine::optim::{Decline, Optimizer, Rule, Schedule};
 use starling_engine::{Device, Error, Result, Tensor};
 
 /// What the trainer needs to know of a model that predicts the next token.
@@ -138,14 +138,42 @@ impl Settings {
         self.batch.saturating_mul(self.accumulate)
     }
 
+    /// As [`Settings::check_memory`], and exactly: a step on a device that has no memory and
+    /// computes nothing says what a step needs. `fresh` makes the model there.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with both numbers; those of `fresh` and of the step.
+    pub fn plan_memory<M: LanguageModel>(
+        &self,
+        device: &Device,
+        fresh: impl FnOnce(&Device) -> Result<M>,
+    ) -> Result<()> {
+        let plan = device.planned()?;
+        let model = fresh(&plan)?;
+        self.check_memory(&model)?;
+        let optimizer = Optimizer::new(self.optimizer, model.parameters())?;
+        let sequences = self.sequences();
+        let inputs = vec![0; sequences * self.seq];
+        let (offsets, targets) = (vec![0; sequences], inputs.clone());
+        let batch = Batch { step: 1, offsets, inputs, targets };
+        TrainStep::new(&model, &optimizer, self)?.run(1, 0.0, &batch)?;
+        let needs = plan.pool_stats().peak_bytes as Bytes;
+        memory::check(&plan, &self.step_in_words(), needs)
+    }
+
+    fn step_in_words(&self) -> String {
+        let (batch, accumulate, seq) = (self.batch, self.accumulate, self.seq);
+        let batches = if accumulate > 1 { format!("{accumulate} x ") } else { String::new() };
+        format!("a step of {batches}{batch} x {seq} tokens")
+    }
+
     /// Refuses sizes whose step needs more memory than there is, before any is taken.
     ///
     /// # Errors
     /// [`Error::Invalid`] with both numbers.
     pub fn check_memory(&self, model: &dyn LanguageModel) -> Result<()> {
         let (batch, accumulate, seq) = (self.batch, self.accumulate, self.seq);
-        let batches = if accumulate > 1 { format!("{accumulate} x ") } else { String::new() };
-        let what = format!("a step of {batches}{batch} x {seq} tokens");
+        let what = self.step_in_words();
         // Inputs and targets.
         let tokens = 2 * product(&[size_of::<i32>(), batch, accumulate, seq]);
         let waiting = (Prefetch::AHEAD as Bytes + 2).saturating_mul(tokens);

@@ -6,6 +6,7 @@
 
 mod complete;
 mod counters;
+mod planned;
 mod queue;
 mod random;
 mod recording;
@@ -86,6 +87,29 @@ impl Device {
     /// What the backend reports when the queue is made.
     pub fn with_own_queue(&self) -> Result<Self> {
         Self::from_backend(self.backend().clone())
+    }
+
+    /// A device that takes the same work as this one, in the same verbs, and has no memory and
+    /// computes nothing: what a model and a step need is known before anything runs. Its pool says
+    /// how much memory ([`PoolStats::peak_bytes`]), [`Device::counters`] how many launches.
+    ///
+    /// Tensors on it have shapes and no values: reading one is an error.
+    ///
+    /// ```
+    /// use starling_engine::{DType, Device, Tensor};
+    /// # fn main() -> starling_engine::Result<()> {
+    /// let plan = Device::new("cpu")?.planned()?;
+    /// let x = Tensor::zeros(&plan, DType::F32, &[1 << 16, 1 << 16])?;
+    /// x.matmul(&x)?;
+    /// assert!(plan.pool_stats().peak_bytes >= 32 << 30, "two matrices of 16 GiB");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// None but those of making a queue.
+    pub fn planned(&self) -> Result<Self> {
+        Self::from_backend(Arc::new(planned::Planned::of(self.backend())))
     }
 
     /// The queue that this handle's work goes to.
