@@ -108,9 +108,9 @@ pub(crate) fn gemm(isa: Isa, v: CheckedRef<'_, Gemm>) -> Result<()> {
     };
     // SAFETY: the verb's check found every view inside its storage and C's elements distinct and
     // apart from A and B; the stream's order keeps other verbs away.
-    unsafe { gemm::gemm(isa, &product) };
+    let result = unsafe { gemm::gemm(isa, &product) };
     OFFSETS.set(offsets);
-    Ok(())
+    result
 }
 
 fn tensor(op: &'static str, view: &View) -> Result<Tensor> {

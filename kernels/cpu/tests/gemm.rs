@@ -195,7 +195,7 @@ fn run(isa: Isa, case: &Case, check: bool) -> Vec<f32> {
         epilogue: case.epilogue.then_some(&Where),
     };
     // SAFETY: the matrices hold what the strides reach; C's elements are distinct.
-    unsafe { gemm(isa, &product) };
+    unsafe { gemm(isa, &product) }.unwrap();
     if check {
         compare(isa, case, &a, &b, &old, &c);
     }
@@ -371,7 +371,7 @@ fn one_hot_rows_pick_exactly() {
                     epilogue: None,
                 };
                 // SAFETY: the vectors hold m x k, k x n and m x n numbers.
-                unsafe { gemm(isa, &product) };
+                unsafe { gemm(isa, &product) }.unwrap();
                 for (i, &p) in picks.iter().enumerate() {
                     for j in 0..n {
                         let want = b[p * row_stride + j * col_stride];

@@ -237,7 +237,7 @@ unsafe fn key_block(
             a_col: 1,
             b: keys.transposed.add(start * dim),
             b_row: panel,
-            b_panel: Some((panel, panel * dim)),
+            b_panel: Some(panel * dim),
             c: work.scores,
             c_row: SCORES_ROW,
             start: Start::Zero,

@@ -267,9 +267,7 @@ fn dropout(op: &'static str, dropout: &WeightDropout) -> Result<(f32, Key<u32>)>
 }
 
 fn block_mask(op: &'static str, blocks: &BlockMask) -> Result<(Operand, [usize; 2])> {
-    let message = "the block mask is not in host memory: copy it there first";
-    let keep = Operand::of(&blocks.keep).ok_or_else(|| Error::shape(op, message))?;
-    Ok((keep, blocks.size))
+    Ok((Operand::of(op, &blocks.keep)?, blocks.size))
 }
 
 /// Dropout of a tile of weights.

@@ -59,8 +59,8 @@ pub struct Product {
     pub a_col: usize,
     pub b: *const f32,
     pub b_row: usize,
-    /// Columns of a panel of `B` and the distance between panels; `None` for plain rows.
-    pub b_panel: Option<(usize, usize)>,
+    /// Distance of `B`'s panels of [`panel_columns`]; `None` for plain rows.
+    pub b_panel: Option<usize>,
     pub c: *mut f32,
     pub c_row: usize,
     pub start: Start,
@@ -204,6 +204,19 @@ const fn tile_rows(lanes: usize, vectors: usize) -> usize {
     }
 }
 
+// Every tile that registers hold has a kernel: an arm in `place_tile` and in `Tile::rows`.
+const _: () = {
+    let (mut i, all) = (0, [1, 4, 8, 16]);
+    while i < all.len() {
+        let mut vectors = 1;
+        while vectors <= tile_vectors(all[i]) {
+            assert!(vectors <= MAX_VECTORS && tile_rows(all[i], vectors) <= 8);
+            vectors += 1;
+        }
+        i += 1;
+    }
+};
+
 /// The product panel by panel, each from the first row to the last.
 ///
 /// # Safety
@@ -214,7 +227,8 @@ unsafe fn panels<S: Simd>(s: S, p: &Product) {
     let widest = tile_vectors(S::LANES);
     // Panels of equal width: 3 + 2 vectors keep more accumulators busy than 4 + 1.
     let plain = vectors.div_ceil(vectors.div_ceil(widest).max(1));
-    let (columns, step) = p.b_panel.unwrap_or((plain * S::LANES, plain * S::LANES));
+    let plain = plain * S::LANES;
+    let (columns, step) = p.b_panel.map_or((plain, plain), |step| (panel_columns(S::LANES), step));
     let mut col = 0;
     let mut b = p.b;
     while col < p.n {
@@ -316,7 +330,7 @@ impl Tile {
     /// the depth `k`.
     #[inline(always)]
     unsafe fn run<S: Simd, const MR: usize, const NV: usize>(self, s: S) {
-        // Tiles that are never asked for cost no code.
+        // Tiles that are never asked for cost no code: `panels` cuts by these two.
         if NV > tile_vectors(S::LANES) || MR > tile_rows(S::LANES, NV) {
             unreachable!("a tile of {MR} rows and {NV} vectors of {} lanes", S::LANES);
         }

@@ -244,7 +244,7 @@ pub unsafe fn recompute(
             a_col: 1,
             b: keys.keys_transposed.add(j * dim),
             b_row: panel,
-            b_panel: Some((panel, panel * dim)),
+            b_panel: Some(panel * dim),
             c: tiles.weights,
             c_row: SCORES_ROW,
             start: Start::Zero,

@@ -7,6 +7,7 @@ use super::{Gemm, Operand, OutOperand, TileEpilogue};
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
 use rayon::prelude::*;
+use starling_contract::Result;
 use std::ops::Range;
 
 /// One item of a batch.
@@ -48,9 +49,12 @@ pub(super) struct Items<'a> {
 
 impl<'a> Items<'a> {
     /// So many threads work on each item.
-    pub(super) fn new(isa: Isa, g: &'a Gemm<'a>, threads: usize) -> Items<'a> {
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub(super) fn new(isa: Isa, g: &'a Gemm<'a>, threads: usize) -> Result<Items<'a>> {
         let first = Item::new(isa, g, threads);
-        Items { g, first, route: first.route() }
+        Ok(Items { g, first, route: first.route()? })
     }
 
     /// Computes item `index`.
@@ -118,19 +122,19 @@ impl<'a> Item<'a> {
         self.epilogue.is_some()
     }
 
-    fn route(&self) -> Route {
+    fn route(&self) -> Result<Route> {
         let turned = self.transposed();
         if Thin::takes(self) {
-            return Route::Thin { transposed: false };
+            return Ok(Route::Thin { transposed: false });
         }
         if Thin::takes(&turned) {
-            return Route::Thin { transposed: true };
+            return Ok(Route::Thin { transposed: true });
         }
         // The micro-kernel wants adjacent columns; an epilogue wants rows as they are.
         let transposed =
             self.c.col_stride != 1 && self.c.row_stride == 1 && self.epilogue.is_none();
-        let plan = Plan::new(if transposed { &turned } else { self });
-        Route::Packed { transposed, plan }
+        let plan = Plan::new(if transposed { &turned } else { self })?;
+        Ok(Route::Packed { transposed, plan })
     }
 
     /// Computes the item.

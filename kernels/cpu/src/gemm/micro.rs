@@ -174,7 +174,7 @@ impl<const MR: usize, const NRV: usize, const PACKED: bool> Kernel for Call<'_, 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let (rows, registers) = tile_shape(S::LANES);
-        // Shapes beyond the instruction set's are never asked for and cost no code.
+        // Shapes beyond the instruction set's cost no code: `Plan::new` refuses them.
         if MR > rows || NRV > registers {
             unreachable!("a tile of {MR} rows and {NRV} registers of {} lanes", S::LANES);
         }
@@ -211,6 +211,22 @@ macro_rules! row {
 
 /// By rows - 1, packed or not, registers - 1.
 static TILES: [[[TileFn; MAX_REGISTERS]; 2]; MAX_ROWS] = row!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+
+/// Whether registers of so many lanes hold a tile.
+pub(super) fn holds(lanes: usize, rows: usize, registers: usize) -> bool {
+    let (most, widest) = tile_shape(lanes);
+    (1..=most).contains(&rows) && (1..=widest).contains(&registers)
+}
+
+// Every tile that registers hold has a kernel.
+const _: () = {
+    let (mut i, all) = (0, [1, 4, 8, 16]);
+    while i < all.len() {
+        let (rows, registers) = tile_shape(all[i]);
+        assert!(rows <= MAX_ROWS && registers <= MAX_REGISTERS);
+        i += 1;
+    }
+};
 
 /// The micro-kernel for tiles of `rows` x `registers`, with A packed or read where it is.
 pub(super) fn tile_fn(rows: usize, registers: usize, packed: bool) -> TileFn {

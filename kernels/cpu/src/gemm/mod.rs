@@ -16,6 +16,7 @@ mod thin;
 use crate::isa::Isa;
 use item::Items;
 use rayon::prelude::*;
+use starling_contract::Result;
 
 /// A matrix that is read: element (i, j) at `ptr[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy, Debug)]
@@ -97,31 +98,35 @@ unsafe impl Sync for Gemm<'_> {}
 
 /// Runs a product on rayon's current pool; a small one on the calling thread alone.
 ///
+/// # Errors
+/// [`starling_contract::Error::Shape`] where the instruction set has no kernel for a tile.
+///
 /// # Safety
 /// Every element of A and B is readable, every element of C writable (and, unless `beta` is 0,
 /// readable), for every item; the elements of C are distinct and overlap neither A nor B; the
 /// three lists of offsets hold `batch` entries.
-pub unsafe fn gemm(isa: Isa, g: &Gemm<'_>) {
+pub unsafe fn gemm(isa: Isa, g: &Gemm<'_>) -> Result<()> {
     debug_assert!([g.a_batch, g.b_batch, g.c_batch].iter().all(|list| list.len() == g.batch));
     if g.m == 0 || g.n == 0 || g.batch == 0 {
-        return;
+        return Ok(());
     }
     let item_work = table::work(g.m, g.n, g.k);
     let threads = rayon::current_num_threads();
     let spread = threads > 1 && item_work * g.batch as f64 > table::PARALLEL_WORK;
     let by_item = g.batch >= 4 * threads || item_work < 2.0 * table::PARALLEL_WORK;
     if spread && g.batch > 1 && by_item {
-        let items = Items::new(isa, g, 1);
+        let items = Items::new(isa, g, 1)?;
         let items_a_task = (table::TASK_WORK / item_work).ceil() as usize;
         (0..g.batch).into_par_iter().with_min_len(items_a_task.clamp(1, g.batch)).for_each(|i| {
             // SAFETY: item `i` of what the caller promises.
             unsafe { items.run(i) }
         });
-        return;
+        return Ok(());
     }
-    let items = Items::new(isa, g, if spread { threads } else { 1 });
+    let items = Items::new(isa, g, if spread { threads } else { 1 })?;
     for i in 0..g.batch {
         // SAFETY: item `i` of what the caller promises.
         unsafe { items.run(i) }
     }
+    Ok(())
 }

@@ -1,7 +1,9 @@
 //! How one packed product is cut into blocks and tasks.
 
 use super::item::Item;
+use super::micro::holds;
 use super::table::{Blocking, FINISH, FINISH_COLS};
+use starling_contract::{Error, Result};
 
 /// Panels of A that a task has at least: fewer would read B's panels too often.
 const LEAST_PANELS: usize = 4;
@@ -40,10 +42,26 @@ pub(super) enum PackA {
 }
 
 impl Plan {
-    pub(super) fn new(item: &Item<'_>) -> Plan {
-        let table = Blocking::of(item.isa);
+    /// The plan of an item.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for tiles that have no kernel: nothing is left to the loops to find out.
+    pub(super) fn new(item: &Item<'_>) -> Result<Plan> {
+        Plan::of(Blocking::of(item.isa), item)
+    }
+
+    fn of(table: Blocking, item: &Item<'_>) -> Result<Plan> {
         let (m, n, threads) = (item.m, item.n, item.threads);
         let panel = table.panel_rows(m);
+        let registers = table.nr / table.lanes;
+        if !holds(table.lanes, panel, registers) {
+            let isa = item.isa;
+            let message = format!(
+                "{isa} has no kernel for tiles of {panel} rows and {registers} registers: take \
+                 another row of STARLING_ISA"
+            );
+            return Err(Error::shape("gemm", message));
+        }
         let (panels_m, panels_n) = (m.div_ceil(panel), n.div_ceil(table.nr));
         let nc_whole = n.min(table.nc);
         let finish = FINISH_COLS / table.nr * table.nr;
@@ -62,7 +80,7 @@ impl Plan {
         let nc_task = nc_whole.div_ceil(blocks_n).next_multiple_of(table.nr);
         let (direct_a, direct_b) = direct(&table, item);
         let kc = table.k_block(item.k);
-        Plan {
+        Ok(Plan {
             table,
             panel,
             kc,
@@ -76,7 +94,7 @@ impl Plan {
                 (false, _) => PackA::ByTask,
             },
             pack_b: !direct_b,
-        }
+        })
     }
 }
 
@@ -90,4 +108,46 @@ fn direct(table: &Blocking, g: &Item<'_>) -> (bool, bool) {
     // Whole registers are read, so the last columns must fill one.
     let direct_b = few_uses && g.b.col_stride == 1 && g.n.is_multiple_of(table.lanes);
     (direct_a, direct_b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Gemm, Operand, OutOperand};
+    use super::*;
+    use crate::isa::Isa;
+
+    #[test]
+    fn tiles_without_a_kernel_are_an_error() {
+        let (mut c, offsets) = ([0.0f32; 4], [0]);
+        let operand = Operand { ptr: c.as_ptr(), row_stride: 2, col_stride: 1 };
+        let g = Gemm {
+            m: 100,
+            n: 100,
+            k: 8,
+            batch: 1,
+            a: operand,
+            b: operand,
+            c: OutOperand { ptr: c.as_mut_ptr(), row_stride: 2, col_stride: 1 },
+            a_batch: &offsets,
+            b_batch: &offsets,
+            c_batch: &offsets,
+            alpha: 1.0,
+            beta: 0.0,
+            epilogue: None,
+        };
+        for isa in Isa::under_test().unwrap() {
+            let item = Item::new(isa, &g, 1);
+            let table = Blocking::of(isa);
+            assert!(Plan::of(table, &item).is_ok());
+            for broken in [
+                Blocking { mr: 100, ..table },
+                Blocking { nr: 100 * table.lanes, ..table },
+                Blocking { nr: 0, ..table },
+            ] {
+                let refused = Plan::of(broken, &item).map(|_| ());
+                let message = refused.unwrap_err().to_string();
+                assert!(message.contains("has no kernel for tiles"), "{message}");
+            }
+        }
+    }
 }

@@ -1,13 +1,12 @@
 //! One block of a program: inputs resolved to blocks of f32, steps run, results written.
 
 use super::few::Few;
-use super::fixed::{Blocks, Fixed};
-use super::grid::{Grid, Operand};
+use super::fixed::{Blocks, Fixed, Vectors};
+use super::grid::{Element, Grid, Operand};
 use super::stage::{Load, Store};
 use super::steps::{Loc, RunSteps};
 use super::tape::{Place, Tape};
 use crate::isa::Isa;
-use starling_contract::DType;
 use starling_ops::program::{NodeId, Op};
 
 /// Floats between the starts of neighbouring blocks beyond their length: room for the vectors that
@@ -40,8 +39,8 @@ pub(crate) struct Job<'a> {
 
 impl Job<'_> {
     /// The program's monomorphised kernel, if it has one for this instruction set.
-    fn fixed(&self) -> Option<&Fixed> {
-        self.tape.fixed.as_ref().filter(|_| self.isa.lanes() > 1)
+    fn fixed(&self) -> Option<(&Fixed, Vectors)> {
+        self.tape.fixed.as_ref().zip(Vectors::of(self.isa))
     }
 
     fn pitch(&self) -> usize {
@@ -52,7 +51,8 @@ impl Job<'_> {
     pub fn is_direct(&self) -> bool {
         let (job, inputs) = (self, self.inputs.len());
         let plain = |x: &Operand, w: usize| {
-            x.dtype == DType::F32 && (job.grid.walk(w).contiguous || job.grid.inner_stride(w) == 1)
+            x.dtype == Element::F32
+                && (job.grid.walk(w).contiguous || job.grid.inner_stride(w) == 1)
         };
         (job.fixed().is_some() || job.tape.program().is_identity())
             && job.tape.index.is_none()
@@ -235,8 +235,8 @@ impl<'a> Worker<'a> {
         // elements, and are taken only where `n` is whole vectors.
         unsafe {
             match self.job.fixed() {
-                Some(fixed) => {
-                    fixed.run(job.isa, self.blocks(&fixed.args, vectors), job.immediates)
+                Some((fixed, isa)) => {
+                    fixed.run(isa, self.blocks(&fixed.args, vectors), job.immediates)
                 }
                 None => job.isa.run(RunSteps::new(&tape.steps, &self.locs, vectors, index)),
             }
@@ -271,7 +271,7 @@ impl<'a> Worker<'a> {
     pub unsafe fn write_rows(&mut self, first: usize, rows: usize) {
         let job = self.job;
         let (grid, tape) = (job.grid, job.tape);
-        let Some(fixed) = job.fixed() else { return };
+        let Some((fixed, isa)) = job.fixed() else { return };
         let start = first * grid.inner();
         let vectors = grid.inner() / job.isa.lanes();
         for (k, &(node, i)) in tape.inputs.iter().enumerate() {
@@ -291,7 +291,7 @@ impl<'a> Worker<'a> {
             blocks.out_pitches[o] = grid.walk(w).strides[0];
         }
         // SAFETY: every operand's rows are whole vectors of neighbours, or one element for all.
-        unsafe { fixed.run(job.isa, blocks, job.immediates) };
+        unsafe { fixed.run(isa, blocks, job.immediates) };
     }
 
     /// True when the elements are neighbours in memory for walk `w`.
@@ -341,7 +341,7 @@ impl<'a> Worker<'a> {
             return slot;
         }
         let whole = !self.copied[k] && (any || n.is_multiple_of(job.isa.lanes()));
-        if x.dtype == DType::F32 && whole && self.adjacent(i, start, n) {
+        if x.dtype == Element::F32 && whole && self.adjacent(i, start, n) {
             let first: *mut f32 = x.first.cast();
             return Loc { at: first.wrapping_offset(grid.position(i, start)), step: 1 };
         }
@@ -391,7 +391,7 @@ fn may_be_direct(job: &Job<'_>, o: usize) -> bool {
         job.inputs[i].first == output.first && tape.last_read[i] > made
     };
     let safe = job.fixed().is_some() || !tape.inputs.iter().any(overwritten);
-    output.dtype == DType::F32 && !tape.steps[made].run && !nodes[..o].contains(&node) && safe
+    output.dtype == Element::F32 && !tape.steps[made].run && !nodes[..o].contains(&node) && safe
 }
 
 /// Whether an input must be copied because it is written out after its memory may have been.

@@ -176,7 +176,7 @@ impl<F: Formula> Kernel for RunFixed<'_, F> {
     fn run<S: Simd>(self, s: S) {
         // The scalar row leaves them to the interpreter: half the code, hardly slower.
         if S::LANES == 1 {
-            unreachable!("`Job::fixed` has no kernel for one lane");
+            unreachable!("`Vectors` has more lanes than one");
         }
         let Blocks { mut args, arg_pitches, mut outs, out_pitches, rows, vectors } = self.blocks;
         let (numbers, count) = (*self.numbers, self.scalars);
@@ -213,6 +213,17 @@ fn run<F: Formula>(isa: Isa, blocks: Blocks, numbers: &[f64; NUMBERS], scalars: 
     isa.run(RunFixed::<F> { blocks, numbers, scalars, formula: PhantomData });
 }
 
+/// An instruction set with registers of several lanes: what monomorphised kernels exist for.
+#[derive(Clone, Copy)]
+pub(crate) struct Vectors(Isa);
+
+impl Vectors {
+    /// `None` for one lane, whose programs are interpreted.
+    pub fn of(isa: Isa) -> Option<Self> {
+        (isa.lanes() > 1).then_some(Self(isa))
+    }
+}
+
 /// A kernel for one program.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fixed {
@@ -233,10 +244,10 @@ impl Fixed {
     /// Of every row, each argument's block with step 1 and each result's holds `blocks.vectors`
     /// whole vectors, one with step 0 holds one; results share memory with arguments only element
     /// by element.
-    pub unsafe fn run(&self, isa: Isa, blocks: Blocks, immediates: &[u32]) {
+    pub unsafe fn run(&self, isa: Vectors, blocks: Blocks, immediates: &[u32]) {
         let number = |at: u8| f64::from(f32::from_bits(immediates[usize::from(at)]));
         let numbers = self.numbers.map(|at| at.map_or(0.0, number));
-        (self.run)(isa, blocks, &numbers, self.scalars);
+        (self.run)(isa.0, blocks, &numbers, self.scalars);
     }
 }
 

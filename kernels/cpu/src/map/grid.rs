@@ -1,7 +1,42 @@
 //! The iteration space: axes in the order in which they are walked, merged where strides allow.
 
 use super::few::Few;
-use starling_contract::{DType, HostStorage, Layout, MAX_RANK, View};
+use starling_contract::{DType, Error, HostStorage, Layout, MAX_RANK, Result, View};
+
+/// The types that programs read and write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// [`DType::F32`]
+    F32,
+    /// [`DType::F16`]
+    F16,
+    /// [`DType::BF16`]
+    BF16,
+    /// [`DType::U8`]
+    U8,
+}
+
+impl Element {
+    /// The element of a type; `None` for those that programs do not compute on.
+    pub fn of(dtype: DType) -> Option<Self> {
+        match dtype {
+            DType::F32 => Some(Self::F32),
+            DType::F16 => Some(Self::F16),
+            DType::BF16 => Some(Self::BF16),
+            DType::U8 => Some(Self::U8),
+            DType::I32 | DType::U32 | DType::I8 => None,
+        }
+    }
+
+    /// Bytes of one.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+            Self::U8 => 1,
+        }
+    }
+}
 
 /// A typed, strided array in host memory.
 #[derive(Clone, Copy, Debug)]
@@ -9,7 +44,7 @@ pub struct Operand {
     /// Element `(0, 0, ..)`.
     pub first: *mut u8,
     /// The type of an element.
-    pub dtype: DType,
+    pub dtype: Element,
     /// Shape and strides; the offset is contained in `first`.
     pub layout: Layout,
 }
@@ -21,19 +56,38 @@ unsafe impl Send for Operand {}
 unsafe impl Sync for Operand {}
 
 impl Operand {
-    /// The elements of a view; `None` when it does not lie in host memory.
-    pub fn of(view: &View) -> Option<Self> {
-        let start = HostStorage::of(view)?;
-        let first = start.wrapping_add(view.layout.offset() * view.dtype.size());
-        Some(Self { first, dtype: view.dtype, layout: view.layout })
+    /// The elements of a view.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for types that programs do not compute on, [`Error::Shape`] for a
+    /// view outside host memory.
+    pub fn of(op: &'static str, view: &View) -> Result<Self> {
+        let unsupported = || Error::Unsupported { op, dtype: view.dtype, backend: "cpu".into() };
+        let dtype = Element::of(view.dtype).ok_or_else(unsupported)?;
+        Ok(Self { first: first_byte(op, view)?, dtype, layout: view.layout })
     }
 
     /// The strides, 0 for the axes beyond the rank.
     pub(crate) fn strides(&self) -> [isize; MAX_RANK] {
-        let mut strides = [0; MAX_RANK];
-        strides[..self.layout.rank()].copy_from_slice(self.layout.strides());
-        strides
+        strides_of(&self.layout)
     }
+}
+
+/// A layout's strides, 0 for the axes beyond the rank.
+pub(crate) fn strides_of(layout: &Layout) -> [isize; MAX_RANK] {
+    let mut strides = [0; MAX_RANK];
+    strides[..layout.rank()].copy_from_slice(layout.strides());
+    strides
+}
+
+/// Where the first element of a view lies.
+///
+/// # Errors
+/// [`Error::Shape`] for a view outside host memory.
+pub(crate) fn first_byte(op: &'static str, view: &View) -> Result<*mut u8> {
+    let message = "an operand is not in host memory: copy it there first";
+    let start = HostStorage::of(view).ok_or_else(|| Error::shape(op, message))?;
+    Ok(start.wrapping_add(view.layout.offset() * view.dtype.size()))
 }
 
 /// How one operand moves through a [`Grid`].

@@ -25,11 +25,9 @@ use crate::isa::Isa;
 use crate::scratch::with_scratch;
 use block::{Job, Worker};
 use few::Few;
-use grid::{Grid, Operand};
+use grid::{Element, Grid, Operand};
 use rayon::prelude::*;
-use starling_contract::{
-    CheckedRef, DType, Error, Immediates, Layout, MAX_RANK, Map, Result, View,
-};
+use starling_contract::{CheckedRef, Immediates, Layout, MAX_RANK, Map, Result, View};
 use starling_ops::program::Op;
 use std::ops::Range;
 use tape::Tape;
@@ -59,7 +57,8 @@ impl Operands {
     /// Resolves the views of `op` over `shape`.
     ///
     /// # Errors
-    /// [`Error::Shape`] for views outside host memory, [`Error::Unsupported`] for integers.
+    /// [`starling_contract::Error::Shape`] for views outside host memory,
+    /// [`starling_contract::Error::Unsupported`] for integers.
     pub fn new(
         op: &'static str,
         shape: &[usize],
@@ -70,13 +69,13 @@ impl Operands {
     ) -> Result<Self> {
         let none = Operand {
             first: std::ptr::null_mut(),
-            dtype: DType::F32,
+            dtype: Element::F32,
             layout: Layout::contiguous(&[]),
         };
         let resolve = |views: &[View]| -> Result<Few<Operand, OPERANDS>> {
             let mut list = Few::new(none, views.len());
             for (slot, view) in list.iter_mut().zip(views) {
-                *slot = operand(op, view)?;
+                *slot = Operand::of(op, view)?;
             }
             Ok(list)
         };
@@ -102,29 +101,18 @@ impl Operands {
 /// The bits of a checked verb's view of one f32 or u32.
 ///
 /// # Errors
-/// [`Error::Shape`] for a view outside host memory.
+/// [`starling_contract::Error::Shape`] for a view outside host memory.
 pub(crate) fn single_word(op: &'static str, view: &View) -> Result<u32> {
-    let at = operand_of_any(op, view)?.first.cast::<u32>();
+    let at = grid::first_byte(op, view)?.cast::<u32>();
     // SAFETY: the verb's check found the one f32 or u32 inside its storage.
     Ok(unsafe { at.read_unaligned() })
-}
-
-fn operand_of_any(op: &'static str, view: &View) -> Result<Operand> {
-    let message = "an operand is not in host memory: copy it there first";
-    Operand::of(view).ok_or_else(|| Error::shape(op, message))
-}
-
-fn operand(op: &'static str, view: &View) -> Result<Operand> {
-    match view.dtype {
-        DType::F32 | DType::F16 | DType::BF16 | DType::U8 => operand_of_any(op, view),
-        dtype => Err(Error::Unsupported { op, dtype, backend: "cpu".into() }),
-    }
 }
 
 /// Runs a map that [`starling_contract::Verb::check`] accepted.
 ///
 /// # Errors
-/// [`Error::Shape`] for views outside host memory, [`Error::Unsupported`] for integer operands.
+/// [`starling_contract::Error::Shape`] for views outside host memory,
+/// [`starling_contract::Error::Unsupported`] for integer operands.
 pub fn map(isa: Isa, verb: CheckedRef<'_, Map>) -> Result<()> {
     let verb = verb.get();
     map_with(isa, verb, &Tape::of(&verb.program))

@@ -2,12 +2,12 @@
 
 use super::block::{Job, Worker};
 use super::few::Few;
-use super::grid::{Grid, Operand};
+use super::grid::{Element, Grid, Operand};
 use super::tape::{Tape, block_len};
 use super::{OPERANDS, Operands, write_blocks};
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
-use starling_contract::{DType, Immediates, Layout, MAX_RANK, Program, Result, View};
+use starling_contract::{Immediates, Layout, MAX_RANK, Program, Result, View};
 use std::sync::Arc;
 
 /// A program whose first inputs and outputs are given with each part of a matrix; the others are
@@ -37,7 +37,7 @@ impl Part {
     /// f32 numbers of the part, or such that repeat with a stride of 0.
     pub fn operand(&self, at: *mut f32, strides: [isize; 2]) -> Operand {
         let layout = Layout::new(&self.extent, &strides, 0);
-        Operand { first: at.cast(), dtype: DType::F32, layout }
+        Operand { first: at.cast(), dtype: Element::F32, layout }
     }
 }
 

@@ -1,16 +1,15 @@
 //! Elements of any type and stride to blocks of f32 and back.
 
-use super::grid::Operand;
+use super::grid::{Element, Operand};
 use super::steps::Loc;
 use crate::isa::Kernel;
 use crate::simd::Simd;
 use half::{bf16, f16};
-use starling_contract::DType;
 
 /// Reads `n` elements, converted to f32.
 pub(crate) struct Load {
     from: *const u8,
-    dtype: DType,
+    dtype: Element,
     stride: isize,
     to: *mut f32,
     n: usize,
@@ -53,13 +52,10 @@ impl Kernel for Load {
         // SAFETY: `new`'s caller promised readable elements and room for the results.
         unsafe {
             match self.dtype {
-                DType::F32 => load!(self, s, f32, load, |x| x),
-                DType::F16 => load!(self, s, f16, load_f16, |x| x.to_f32()),
-                DType::BF16 => load!(self, s, bf16, load_bf16, |x| x.to_f32()),
-                DType::U8 => load!(self, s, u8, load_u8, |x| x.into()),
-                DType::I32 | DType::U32 | DType::I8 => {
-                    unreachable!("`Operands::new` refuses {} elements", self.dtype)
-                }
+                Element::F32 => load!(self, s, f32, load, |x| x),
+                Element::F16 => load!(self, s, f16, load_f16, |x| x.to_f32()),
+                Element::BF16 => load!(self, s, bf16, load_bf16, |x| x.to_f32()),
+                Element::U8 => load!(self, s, u8, load_u8, |x| x.into()),
             }
         }
     }
@@ -69,7 +65,7 @@ impl Kernel for Load {
 pub(crate) struct Store {
     from: Loc,
     to: *mut u8,
-    dtype: DType,
+    dtype: Element,
     stride: isize,
     n: usize,
 }
@@ -110,17 +106,14 @@ impl Kernel for Store {
         // SAFETY: `new`'s caller promised readable numbers and writable elements.
         unsafe {
             match self.dtype {
-                DType::F32 => store!(self, s, f32, store, |x| x),
-                DType::F16 => store!(self, s, f16, store_f16, |x| f16::from_f32(x)),
-                DType::BF16 => store!(self, s, bf16, store_bf16, |x| bf16::from_f32(x)),
-                DType::U8 => {
+                Element::F32 => store!(self, s, f32, store, |x| x),
+                Element::F16 => store!(self, s, f16, store_f16, |x| f16::from_f32(x)),
+                Element::BF16 => store!(self, s, bf16, store_bf16, |x| bf16::from_f32(x)),
+                Element::U8 => {
                     for i in 0..self.n {
                         let truth = *self.from.at.add(i * self.from.step) != 0.0;
                         *self.to.offset(i as isize * self.stride) = u8::from(truth);
                     }
-                }
-                DType::I32 | DType::U32 | DType::I8 => {
-                    unreachable!("`Operands::new` refuses {} elements", self.dtype)
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use super::fixed::Table;
 use super::*;
-use starling_contract::{HostStorage, Immediates, Kind, Storage, Verb};
+use starling_contract::{DType, HostStorage, Immediates, Kind, Storage, Verb};
 use starling_ops::defs::ALL;
 use starling_ops::program::{Builder, Env, NodeId};
 use starling_ops::{Definition, Key, Math, Program, Scalar, Trace};

@@ -16,7 +16,7 @@ use crate::isa::Isa;
 use crate::map::Operands;
 use crate::map::block::{Job, Worker};
 use crate::map::few::Few;
-use crate::map::grid::{Grid, Operand};
+use crate::map::grid::{Element, Grid, first_byte, strides_of};
 use crate::map::tape::{Tape, block_len};
 use crate::scratch::with_scratch;
 use crate::walk::Shared;
@@ -107,7 +107,9 @@ struct Plan<'a> {
     outer: usize,
     reduced: usize,
     columns: usize,
-    output: Operand,
+    /// Its first element, f32 or, for positions, i32.
+    output: Shared<u8>,
+    positions: bool,
     /// Walks the output in the order `outer x columns`.
     output_grid: Grid,
 }
@@ -129,14 +131,12 @@ pub fn reduce(isa: Isa, verb: CheckedRef<'_, Reduce>) -> Result<()> {
     let tape = Tape::of(&verb.program);
     let leaves = (&verb.params[..], &verb.immediates);
     let operands = Operands::new("reduce", shape, &tape, leaves, &verb.inputs, &[])?;
-    let message = "an operand is not in host memory: copy it there first";
-    let output = Operand::of(&verb.output).ok_or_else(|| Error::shape("reduce", message))?;
     let positions = matches!(verb.kind, ReduceKind::ArgMax | ReduceKind::ArgMin);
     let wanted = if positions { DType::I32 } else { DType::F32 };
-    if output.dtype != wanted {
+    if verb.output.dtype != wanted {
         return Err(Error::Unsupported {
             op: "reduce",
-            dtype: output.dtype,
+            dtype: verb.output.dtype,
             backend: "cpu".into(),
         });
     }
@@ -150,7 +150,7 @@ pub fn reduce(isa: Isa, verb: CheckedRef<'_, Reduce>) -> Result<()> {
     let mut kept: Few<usize, MAX_RANK> = Few::new(0, order.rank - order.reduced);
     kept[..head].copy_from_slice(&order.axes[..head]);
     kept[head..].copy_from_slice(&order.axes[tail..order.rank]);
-    let plain = tape.program().is_identity() && operands.inputs[0].dtype == DType::F32;
+    let plain = tape.program().is_identity() && operands.inputs[0].dtype == Element::F32;
     // Blocks that are read where they lie may be longer than what is computed in the cache.
     let in_place = plain && (grid.walk(0).contiguous || grid.inner_stride(0) == 1);
     let live = tape.registers + tape.inputs.len();
@@ -171,8 +171,9 @@ pub fn reduce(isa: Isa, verb: CheckedRef<'_, Reduce>) -> Result<()> {
         outer: order.extent(shape, 0..head),
         reduced,
         columns: order.extent(shape, tail..order.rank),
-        output,
-        output_grid: Grid::new(verb.output.shape(), &kept, &[output.strides()]),
+        output: Shared(first_byte("reduce", &verb.output)?),
+        positions,
+        output_grid: Grid::new(verb.output.shape(), &kept, &[strides_of(&verb.output.layout)]),
     };
     plan.run();
     Ok(())
@@ -223,10 +224,10 @@ impl Plan<'_> {
         let at = self.output_grid.position(0, o);
         // SAFETY: the verb's check found the output inside its storage, which is aligned.
         unsafe {
-            if self.output.dtype == DType::I32 {
-                *self.output.first.cast::<i32>().offset(at) = all.at as i32;
+            if self.positions {
+                *self.output.at(0).cast::<i32>().offset(at) = all.at as i32;
             } else {
-                *self.output.first.cast::<f32>().offset(at) = all.finish(self.kind);
+                *self.output.at(0).cast::<f32>().offset(at) = all.finish(self.kind);
             }
         }
     }
