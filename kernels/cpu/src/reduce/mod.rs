@@ -52,11 +52,18 @@ impl Order {
     fn new(verb: &Reduce, positions: bool) -> Self {
         let layout = &verb.inputs[0].layout;
         let leading = verb.inputs.iter().map(|v| &v.layout);
-        // The walk follows the input that moves along most axes.
+        // The walk follows the input that moves along most axes; of several one in row-major order,
+        // as the program's value would lie if it were written out first: same order, same bits.
         let moves = |l: &Layout| {
             l.strides().iter().zip(l.shape()).filter(|&(&s, &n)| s != 0 && n > 1).count()
         };
-        let lead = leading.fold(layout, |best, l| if moves(l) > moves(best) { l } else { best });
+        let row_major = |l: &Layout| {
+            let moving = l.strides().iter().zip(l.shape()).filter(|&(&s, &n)| s != 0 && n > 1);
+            moving.map(|(s, _)| s.unsigned_abs()).is_sorted_by(|a, b| a >= b)
+        };
+        let rank_of = |l: &Layout| (moves(l), row_major(l));
+        let lead =
+            leading.fold(layout, |best, l| if rank_of(l) > rank_of(best) { l } else { best });
         let is_reduced = |axis: usize| verb.axes >> axis & 1 == 1;
         let rank = layout.rank();
         let key = |axis: usize| (std::cmp::Reverse(lead.strides()[axis].unsigned_abs()), axis);
