@@ -2,8 +2,8 @@
 
 use super::options::{self, Seeing, Slope};
 use super::{
-    DEEP, Rows, Sizes, Tile, any_quads, check_length, group, one_by_one, pairs, rows_of_quads,
-    step, stride, turns,
+    DEEP, Rows, Sizes, Tile, any_quads, check_length, cut, one_by_one, pairs, rows_of_quads, step,
+    stride, turns,
 };
 use crate::kernel::{Kernel, looped};
 use crate::operand::Access;
@@ -129,8 +129,8 @@ fn d_q(v: &AttentionBackward, sizes: &Sizes, saved: &View, way: &Way, scope: Sco
     let (mut rows, block, step) = match &way.tile {
         Some(t) => (t.rows(D_Q_LANES, sizes, "KEYS"), t.lanes * t.rows, t.step),
         None => {
-            let step = step(sizes, DEEP[0]);
-            (one_by_one(D_Q, sizes, way.wide, ("KEYS", step), scope), group(scope), step)
+            let (group, step) = cut(sizes, is_plain(v), scope);
+            (one_by_one(D_Q, sizes, way.wide, group, ("KEYS", step)), group, step)
         }
     };
     let test = if way.redo { looped(sizes.quads(), 0) } else { 0 };
@@ -160,8 +160,8 @@ fn d_kv(v: &AttentionBackward, sizes: &Sizes, saved: &View, way: &Way, scope: Sc
     let (mut rows, block, step) = match &way.tile {
         Some(t) => (t.rows(D_KV_LANES, sizes, "QUERIES"), t.lanes, t.step),
         None => {
-            let step = step(sizes, DEEP[0]);
-            (one_by_one(D_KV, sizes, way.wide, ("QUERIES", step), scope), group(scope), step)
+            let (group, step) = cut(sizes, is_plain(v), scope);
+            (one_by_one(D_KV, sizes, way.wide, group, ("QUERIES", step)), group, step)
         }
     };
     let heads = sizes.heads / sizes.kv_heads;

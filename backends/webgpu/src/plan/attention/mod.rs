@@ -196,9 +196,14 @@ fn any_quads(sizes: &Sizes) -> usize {
     if sizes.quads() <= 33 { 33 } else { MAX_DIM / 4 }
 }
 
-/// Invocations of a workgroup of such a kernel.
-fn group(scope: Scope<'_>) -> usize {
-    if scope.software { 8 } else { LANES }
+/// Invocations of a workgroup of such a kernel, and rows of the other operand that each meets at a
+/// time. With options both are the same on every device, and a row is met alone: what is printed
+/// for each pair is long, and a compiler's time grows with it.
+fn cut(sizes: &Sizes, plain: bool, scope: Scope<'_>) -> (usize, usize) {
+    match plain {
+        true => (if scope.software { 8 } else { LANES }, step(sizes, DEEP[0])),
+        false => (LANES, 1),
+    }
 }
 
 /// Rows of the other operand that an invocation meets at a time: up to `deep` quads of them, since
@@ -259,10 +264,10 @@ fn one_by_one(
     template: Template,
     sizes: &Sizes,
     wide: bool,
+    group: usize,
     (name, step): (&'static str, usize),
-    scope: Scope<'_>,
 ) -> Rows {
-    let mut rows = Rows::new(template, sizes, group(scope), any_quads(sizes), wide);
+    let mut rows = Rows::new(template, sizes, group, any_quads(sizes), wide);
     rows.kernel.constant(name, step as u32);
     rows
 }
@@ -293,22 +298,23 @@ pub fn forward(v: &Attention, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Re
             return Ok(());
         }
     }
-    let mut rows = one_by_one(FORWARD, &sizes, wide, ("KEYS", step), scope);
+    let (group, step) = cut(&sizes, true, scope);
+    let mut rows = one_by_one(FORWARD, &sizes, wide, group, ("KEYS", step));
     rows.kernel.constant("REDO", tile.is_some()).constant("AGAIN", AGAIN).constant("PLAIN", true);
     rows.kernel.turns(turns(&sizes, 1, sizes.keys, step, true));
-    kernels.push(by_queries(v, &sizes, rows, group(scope)));
+    kernels.push(by_queries(v, &sizes, rows, group));
     Ok(())
 }
 
 /// The kernel of an attention with options.
 fn with_options(v: &Attention, sizes: &Sizes, scope: Scope<'_>) -> Kernel {
-    let step = step(sizes, DEEP[0]);
+    let (group, step) = cut(sizes, false, scope);
     let wide = [&v.q, &v.k, &v.v, &v.out].into_iter().all(rows_of_quads);
-    let mut rows = one_by_one(FORWARD, sizes, wide, ("KEYS", step), scope);
+    let mut rows = one_by_one(FORWARD, sizes, wide, group, ("KEYS", step));
     rows.kernel.turns(options::turns(v) + turns(sizes, 1, sizes.keys, step, true));
     options::sight(&mut rows.kernel, v, sizes, Seeing::Computed);
     options::weigh(&mut rows, v, options::Slope::None);
-    by_queries(v, sizes, rows, group(scope))
+    by_queries(v, sizes, rows, group)
 }
 
 /// Gives the kernel its operands; a workgroup computes `block` rows.
