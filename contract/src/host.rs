@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::identity::DeviceId;
 use crate::layout::{Storage, View};
+use crate::turn::{Taken, Turn};
 use std::alloc::Layout as Allocation;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 /// system for huge pages, which spare the kernels most of their address translation.
 ///
 /// The bytes are reached through raw pointers because views of one storage are read and written in
-/// turn by verbs that hold only shared handles; the stream's order is what keeps them apart.
+/// turn by verbs that hold only shared handles; [`HostStorage::turn`] is what keeps them apart.
 #[derive(Debug)]
 pub struct HostStorage {
     start: NonNull<u8>,
@@ -31,7 +32,7 @@ enum Source {
 }
 
 // SAFETY: the storage owns its allocation and hands out only raw pointers; whoever dereferences
-// them relies on the stream's order (see `HostStorage::pointer`).
+// them has the turn (see `HostStorage::pointer`).
 unsafe impl Send for HostStorage {}
 // SAFETY: as above.
 unsafe impl Sync for HostStorage {}
@@ -80,8 +81,19 @@ impl HostStorage {
         Some((NonNull::new(owner.as_mut_ptr())?, Source::Pages { _owner: owner }))
     }
 
-    /// The first byte. Whoever writes through it must be the verb that the stream runs now, and
-    /// must stay below [`Storage::bytes`].
+    /// The turn of whoever reads or writes host memory: verbs, transfers and whole replayed lists
+    /// take it one after another, whatever their threads, streams and devices. So each stream
+    /// runs in order, and what one stream of a device is given after another has answered sees what
+    /// that one wrote.
+    ///
+    /// It must not be asked for by a thread that has it, nor by one that such a thread waits for.
+    pub fn turn() -> Taken<'static> {
+        static TURN: Turn = Turn::new();
+        TURN.take()
+    }
+
+    /// The first byte. Whoever reads or writes through it must have the turn
+    /// ([`HostStorage::turn`]), and must stay below [`Storage::bytes`].
     pub fn pointer(&self) -> *mut u8 {
         self.start.as_ptr()
     }

@@ -17,6 +17,7 @@ mod identity;
 mod layout;
 mod maybe;
 mod pool;
+mod turn;
 mod verb;
 
 pub use backend::{
@@ -32,6 +33,7 @@ pub use maybe::{MaybeSend, MaybeSync};
 pub use pool::{Buffer, Capture, Pool, PoolStats};
 pub use starling_ops::program::Immediates;
 pub use starling_ops::{DType, Program};
+pub use turn::{Taken, Turn};
 pub use verb::{
     Attention, AttentionBackward, BlockMask, Checked, CheckedRef, Copy, CrossEntropy,
     CrossEntropyBackward, Epilogue, Fill, Gather, Gemm, Kind, Lengths, Map, Norm, NormBackward,

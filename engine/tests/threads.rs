@@ -2,6 +2,7 @@
 
 use starling_engine::{DType, Device, Result, Tensor};
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 /// Downloads of values that are copied on their way, because they do not lie in row-major order.
@@ -57,6 +58,40 @@ fn an_operand_outlives_every_expression_that_reads_it() {
             for _ in 0..4 {
                 // Takes the operand's memory if it was given back too early.
                 drop(Tensor::from_slice(&device, &[-1.0f32; LEN], &[LEN]).unwrap());
+            }
+        });
+    }
+}
+
+/// A tensor that one thread overwrites while others compute with it holds one value at a time.
+#[test]
+fn what_is_written_in_place_is_read_whole_by_other_threads() {
+    const LEN: usize = 1 << 14;
+    for probe in Device::probe().iter().filter(|probe| probe.status.is_ok()) {
+        let device = &Device::new(&probe.name).unwrap();
+        let rounds = if device.name() == "cpu" { 400 } else { 20 };
+        let done = &AtomicBool::new(false);
+        let shared = &Tensor::full(device, DType::F32, &[LEN], 0.0).unwrap().contiguous().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..rounds {
+                    shared.copy_from_slice(&vec![round as f32; LEN]).unwrap();
+                    let next = Tensor::full(device, DType::F32, &[LEN], -1.0).unwrap();
+                    shared.slice_assign(0, 0, &next).unwrap();
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            for own_queue in [false, true] {
+                scope.spawn(move || {
+                    let own = device.with_own_queue().unwrap();
+                    let queue = if own_queue { &own } else { device };
+                    let one = Tensor::full(queue, DType::F32, &[LEN], 1.0).unwrap();
+                    let one = one.contiguous().unwrap();
+                    while !done.load(Ordering::Relaxed) {
+                        let found = one.add(shared).unwrap().to_vec::<f32>().unwrap();
+                        assert!(found.iter().all(|x| *x == found[0]), "{}", device.name());
+                    }
+                });
             }
         });
     }

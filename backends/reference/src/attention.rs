@@ -1,9 +1,10 @@
 //! Scaled dot-product attention, with the whole row of scores in memory.
 
 use crate::map::Operands;
-use crate::memory::read;
+use crate::memory::load;
 use starling_contract::{
-    Attention, AttentionBackward, DType, Immediates, Lengths, Program, Result, Sequence, View,
+    Attention, AttentionBackward, DType, HostStorage, Immediates, Lengths, Program, Result,
+    Sequence, View,
 };
 use starling_ops::program::Env;
 use starling_ops::{Key, Math, Scalar};
@@ -48,8 +49,14 @@ impl<'a> Problem<'a> {
     /// # Errors
     /// When a view lies elsewhere.
     pub fn read(verb: &'a Attention) -> Result<Self> {
+        let _turn = HostStorage::turn();
+        Self::load(verb)
+    }
+
+    /// As [`Problem::read`], by who has the turn.
+    pub(crate) fn load(verb: &'a Attention) -> Result<Self> {
         let whole = |view: &View| -> Result<Vec<i64>> {
-            Ok(read(view)?.into_iter().map(|x| x as i64).collect())
+            Ok(load(view)?.into_iter().map(|x| x as i64).collect())
         };
         let starts = match &verb.sight.lengths {
             Lengths::Full => [Vec::new(), Vec::new()],
@@ -60,7 +67,7 @@ impl<'a> Problem<'a> {
             Some(dropout) => {
                 let mut words = [0; 5];
                 for (word, view) in words.iter_mut().zip(dropout.words()) {
-                    *word = read(view)?[0] as u32;
+                    *word = load(view)?[0] as u32;
                 }
                 let [seed_lo, seed_hi, instance, step, node] = words;
                 Some(Key { seed_lo, seed_hi, instance, step, node })
@@ -68,15 +75,15 @@ impl<'a> Problem<'a> {
             None => None,
         };
         let score =
-            verb.score.as_ref().map(|s| Operands::read(&s.inputs, &s.params, &s.immediates));
+            verb.score.as_ref().map(|s| Operands::load(&s.inputs, &s.params, &s.immediates));
         Ok(Self {
             verb,
             dim: verb.q.shape()[3],
-            q: read(&verb.q)?,
-            k: read(&verb.k)?,
-            v: read(&verb.v)?,
-            mask: verb.mask.as_ref().map(read).transpose()?,
-            blocks: verb.sight.blocks.as_ref().map(|b| read(&b.keep)).transpose()?,
+            q: load(&verb.q)?,
+            k: load(&verb.k)?,
+            v: load(&verb.v)?,
+            mask: verb.mask.as_ref().map(load).transpose()?,
+            blocks: verb.sight.blocks.as_ref().map(|b| load(&b.keep)).transpose()?,
             starts,
             score: score.transpose()?,
             key,
@@ -209,7 +216,7 @@ fn add_scaled(sums: &mut [f64], factor: f64, x: &[f64]) {
 }
 
 pub(crate) fn forward(verb: &Attention) -> Result<Vec<Vec<f64>>> {
-    let p = Problem::read(verb)?;
+    let p = Problem::load(verb)?;
     let mut out = vec![0.0; verb.out.len()];
     let mut lse = vec![f64::NEG_INFINITY; verb.lse.len()];
     for (row, lse) in lse.iter_mut().enumerate() {
@@ -242,9 +249,9 @@ pub fn place_in(view: &View, pairs: [usize; 4], pair: usize) -> usize {
 }
 
 pub(crate) fn backward(verb: &AttentionBackward) -> Result<Vec<Vec<f64>>> {
-    let p = Problem::read(&verb.forward)?;
-    let (out, lse) = (read(&verb.forward.out)?, read(&verb.forward.lse)?);
-    let d_out = read(&verb.d_out)?;
+    let p = Problem::load(&verb.forward)?;
+    let (out, lse) = (load(&verb.forward.out)?, load(&verb.forward.lse)?);
+    let d_out = load(&verb.d_out)?;
     let scale = f64::from(verb.forward.scale);
     let mut d_q = vec![0.0; p.q.len()];
     let mut d_k = vec![0.0; p.k.len()];

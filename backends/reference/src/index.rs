@@ -1,6 +1,6 @@
 //! Moving elements: gather, scatter_add, copy, fill.
 
-use crate::memory::{Element, elements, read};
+use crate::memory::{Element, elements, load};
 use starling_contract::{Copy, Error, Fill, Gather, Layout, Result, ScatterAdd, View};
 
 /// For each element of `index` in row-major order, the element of a `shape`d array that it names:
@@ -15,7 +15,7 @@ fn named(op: &'static str, index: &View, axis: usize, shape: &[usize]) -> Result
     let step = whole.strides()[axis] as usize;
     let bound = shape[axis];
     part.positions()
-        .zip(read(index)?)
+        .zip(load(index)?)
         .map(|(at, i)| {
             let index = i as i64;
             let inside = usize::try_from(index).ok().filter(|&i| i < bound);
@@ -25,13 +25,13 @@ fn named(op: &'static str, index: &View, axis: usize, shape: &[usize]) -> Result
 }
 
 pub fn gather(v: &Gather) -> Result<Vec<Vec<f64>>> {
-    let x = read(&v.x)?;
+    let x = load(&v.x)?;
     let from = named("gather", &v.index, v.axis, v.x.shape())?;
     Ok(vec![from.into_iter().map(|at| x[at]).collect()])
 }
 
 pub fn scatter_add(v: &ScatterAdd) -> Result<Vec<Vec<f64>>> {
-    let (x, mut out) = (read(&v.x)?, read(&v.out)?);
+    let (x, mut out) = (load(&v.x)?, load(&v.out)?);
     let to = named("scatter_add", &v.index, v.axis, v.out.shape())?;
     to.into_iter().zip(x).for_each(|(at, x)| out[at] += x);
     Ok(vec![out])

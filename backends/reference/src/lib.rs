@@ -34,10 +34,13 @@ pub fn outputs(verb: &Verb) -> Vec<&View> {
 /// # Errors
 /// What [`Verb::check`] finds; [`Error::Index`] for an index outside its table.
 pub fn evaluate(verb: &Verb) -> Result<Vec<Vec<f64>>> {
-    evaluate_checked(&verb.clone().check()?)
+    let verb = verb.clone().check()?;
+    let _turn = HostStorage::turn();
+    results(&verb)
 }
 
-fn evaluate_checked(verb: &Checked) -> Result<Vec<Vec<f64>>> {
+/// The results of a verb, for who has the turn of host memory.
+fn results(verb: &Checked) -> Result<Vec<Vec<f64>>> {
     match &**verb {
         Verb::Map(v) => map::map(v),
         Verb::Reduce(v) => map::reduce(v),
@@ -62,11 +65,14 @@ fn evaluate_checked(verb: &Checked) -> Result<Vec<Vec<f64>>> {
 /// # Errors
 /// As [`evaluate`].
 pub fn execute(verb: &Verb) -> Result<()> {
-    store(verb, evaluate(verb)?)
+    run(&verb.clone().check()?)
 }
 
-fn store(verb: &Verb, results: Vec<Vec<f64>>) -> Result<()> {
-    outputs(verb).into_iter().zip(&results).try_for_each(|(view, x)| memory::write(view, x))
+/// Runs a verb in a turn of its own.
+fn run(verb: &Checked) -> Result<()> {
+    let _turn = HostStorage::turn();
+    let results = results(verb)?;
+    outputs(verb).into_iter().zip(&results).try_for_each(|(view, x)| memory::store(view, x))
 }
 
 /// The reference as a device.
@@ -124,25 +130,27 @@ impl Backend for ReferenceBackend {
     }
 }
 
-/// Runs each verb when it is submitted.
+/// Runs each verb when it is submitted, one at a time whatever the threads.
 struct ReferenceStream(DeviceId);
 
 impl Stream for ReferenceStream {
     fn submit(&self, verb: &Checked) -> Result<()> {
         verb.must_be_on(self.0)?;
-        store(verb, evaluate_checked(verb)?)
+        run(verb)
     }
 
     fn upload(&self, bytes: &[u8], to: &View) -> Result<()> {
         let target = host_bytes(self.0, to, bytes.len())?;
+        let _turn = HostStorage::turn();
         // SAFETY: `host_bytes` checked that the view is contiguous, in bounds and as long as
-        // `bytes`, which is the caller's own memory.
+        // `bytes`, which is the caller's own memory; this thread has the turn.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
         Ok(())
     }
 
     fn download<'a>(&'a self, from: &'a View, bytes: &'a mut [u8]) -> Download<'a> {
         let copied = host_bytes(self.0, from, bytes.len()).map(|source| {
+            let _turn = HostStorage::turn();
             // SAFETY: as in `upload`.
             unsafe { std::ptr::copy_nonoverlapping(source, bytes.as_mut_ptr(), bytes.len()) };
         });
@@ -150,6 +158,8 @@ impl Stream for ReferenceStream {
     }
 
     fn sync(&self) -> Pending<'_, ()> {
+        // Another thread's verb may be at work.
+        drop(HostStorage::turn());
         Box::pin(std::future::ready(Ok(())))
     }
 }

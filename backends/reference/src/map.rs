@@ -1,6 +1,6 @@
 //! Elementwise work and reductions.
 
-use crate::memory::read;
+use crate::memory::load;
 use starling_contract::{DType, Immediates, Map, Program, Reduce, ReduceKind, Result, View};
 use starling_ops::program::{Env, Slot};
 use starling_ops::scalar::Scalar;
@@ -15,8 +15,8 @@ pub struct Operands {
 
 impl Operands {
     /// Reads inputs and parameters.
-    pub fn read(inputs: &[View], params: &[View], immediates: &Immediates) -> Result<Self> {
-        let inputs = inputs.iter().map(read).collect::<Result<Vec<_>>>()?;
+    pub fn load(inputs: &[View], params: &[View], immediates: &Immediates) -> Result<Self> {
+        let inputs = inputs.iter().map(load).collect::<Result<Vec<_>>>()?;
         let words = params.iter().map(word).collect::<Result<Vec<_>>>()?;
         let reals = words.iter().map(|&w| f64::from(f32::from_bits(w))).collect();
         let immediates = immediates.values().map(f64::from).collect();
@@ -68,7 +68,7 @@ impl Operands {
 
 /// A parameter's 32 bits.
 fn word(view: &View) -> Result<u32> {
-    let x = read(view)?[0];
+    let x = load(view)?[0];
     Ok(if view.dtype == DType::U32 { x as u32 } else { (x as f32).to_bits() })
 }
 
@@ -86,14 +86,14 @@ pub fn store(views: &[&View], mut values: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
 }
 
 pub fn map(v: &Map) -> Result<Vec<Vec<f64>>> {
-    let operands = Operands::read(&v.inputs, &v.params, &v.immediates)?;
+    let operands = Operands::load(&v.inputs, &v.params, &v.immediates)?;
     let views: Vec<&View> = v.outputs.iter().collect();
     Ok(store(&views, operands.eval(&v.program, views[0].len())))
 }
 
 pub fn reduce(v: &Reduce) -> Result<Vec<Vec<f64>>> {
     let shape = v.inputs[0].shape();
-    let operands = Operands::read(&v.inputs, &v.params, &v.immediates)?;
+    let operands = Operands::load(&v.inputs, &v.params, &v.immediates)?;
     let values = operands.eval(&v.program, v.inputs[0].len()).swap_remove(0);
     let mut groups = vec![Vec::new(); v.output.len()];
     for (i, &x) in values.iter().enumerate() {

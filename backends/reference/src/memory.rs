@@ -50,17 +50,17 @@ pub fn round_to(dtype: DType, x: f64) -> f64 {
     }
 }
 
-/// The elements of a checked view in row-major order.
+/// The elements of a checked view in row-major order, for who has the turn of host memory.
 ///
 /// # Errors
 /// [`Error::Shape`] when the view reaches outside its storage or lies in another backend's memory.
-pub fn elements(view: &View) -> Result<Vec<Element>> {
+pub(crate) fn elements(view: &View) -> Result<Vec<Element>> {
     let start = pointer(view)?;
     let size = view.dtype.size();
     let load = |at: usize| {
         let mut bytes = [0u8; 4];
         // SAFETY: `pointer` checked that the extent of the view lies inside the storage, and the
-        // stream runs nothing else meanwhile; `size` is at most 4.
+        // caller has the turn; `size` is at most 4.
         unsafe {
             std::ptr::copy_nonoverlapping(start.add(at * size), bytes.as_mut_ptr(), size);
         }
@@ -69,19 +69,32 @@ pub fn elements(view: &View) -> Result<Vec<Element>> {
     Ok(view.layout.positions().map(load).collect())
 }
 
-/// The elements of a view as f64 in row-major order.
+/// The elements of a view as f64 in row-major order, after every verb and transfer of before.
 ///
 /// # Errors
-/// As [`elements`].
+/// [`Error::Shape`] when the view reaches outside its storage or lies in another backend's memory.
 pub fn read(view: &View) -> Result<Vec<f64>> {
+    let _turn = HostStorage::turn();
+    load(view)
+}
+
+/// Rounds each number once to the view's type and stores it, after every verb and transfer of
+/// before.
+///
+/// # Errors
+/// As [`read`]; [`Error::Shape`] when there are not as many numbers as elements.
+pub fn write(view: &View, values: &[f64]) -> Result<()> {
+    let _turn = HostStorage::turn();
+    store(view, values)
+}
+
+/// As [`read`], for who has the turn.
+pub(crate) fn load(view: &View) -> Result<Vec<f64>> {
     Ok(elements(view)?.into_iter().map(Element::value).collect())
 }
 
-/// Rounds each number once to the view's type and stores it.
-///
-/// # Errors
-/// As [`elements`]; [`Error::Shape`] when there are not as many numbers as elements.
-pub fn write(view: &View, values: &[f64]) -> Result<()> {
+/// As [`write`], for who has the turn.
+pub(crate) fn store(view: &View, values: &[f64]) -> Result<()> {
     let start = pointer(view)?;
     if values.len() != view.len() {
         let message = format!("{} numbers for {view:?}", values.len());

@@ -1,6 +1,6 @@
 //! Softmax, normalisation and cross-entropy: work along the last axis.
 
-use crate::memory::read;
+use crate::memory::load;
 use starling_contract::{
     CrossEntropy, CrossEntropyBackward, Error, Norm, NormBackward, NormKind, Result, Softmax,
     SoftmaxBackward, View,
@@ -18,7 +18,7 @@ fn log_sum_exp(x: &[f64]) -> (f64, f64) {
 }
 
 pub fn softmax(v: &Softmax) -> Result<Vec<Vec<f64>>> {
-    let x = read(&v.x)?;
+    let x = load(&v.x)?;
     let mut y = Vec::with_capacity(x.len());
     for row in x.chunks_exact(width(&v.x)) {
         let (largest, log_sum) = log_sum_exp(row);
@@ -29,7 +29,7 @@ pub fn softmax(v: &Softmax) -> Result<Vec<Vec<f64>>> {
 }
 
 pub fn softmax_backward(v: &SoftmaxBackward) -> Result<Vec<Vec<f64>>> {
-    let (y, d_y, n) = (read(&v.y)?, read(&v.d_y)?, width(&v.y));
+    let (y, d_y, n) = (load(&v.y)?, load(&v.d_y)?, width(&v.y));
     let mut d_x = Vec::with_capacity(y.len());
     for (y, d_y) in y.chunks_exact(n).zip(d_y.chunks_exact(n)) {
         if v.log {
@@ -45,11 +45,11 @@ pub fn softmax_backward(v: &SoftmaxBackward) -> Result<Vec<Vec<f64>>> {
 
 /// An optional vector, `default` where there is none.
 fn vector(view: &Option<View>, n: usize, default: f64) -> Result<Vec<f64>> {
-    view.as_ref().map_or_else(|| Ok(vec![default; n]), read)
+    view.as_ref().map_or_else(|| Ok(vec![default; n]), load)
 }
 
 pub fn norm(v: &Norm) -> Result<Vec<Vec<f64>>> {
-    let (x, n) = (read(&v.x)?, width(&v.x));
+    let (x, n) = (load(&v.x)?, width(&v.x));
     let (weight, bias) = (vector(&v.weight, n, 1.0)?, vector(&v.bias, n, 0.0)?);
     let mut y = Vec::with_capacity(x.len());
     let (mut means, mut rstds) = (Vec::new(), Vec::new());
@@ -75,10 +75,10 @@ pub fn norm(v: &Norm) -> Result<Vec<Vec<f64>>> {
 }
 
 pub fn norm_backward(v: &NormBackward) -> Result<Vec<Vec<f64>>> {
-    let (x, d_y, n) = (read(&v.x)?, read(&v.d_y)?, width(&v.x));
+    let (x, d_y, n) = (load(&v.x)?, load(&v.d_y)?, width(&v.x));
     let weight = vector(&v.weight, n, 1.0)?;
-    let rstd = read(&v.rstd)?;
-    let mean = v.mean.as_ref().map_or_else(|| Ok(vec![0.0; rstd.len()]), read)?;
+    let rstd = load(&v.rstd)?;
+    let mean = v.mean.as_ref().map_or_else(|| Ok(vec![0.0; rstd.len()]), load)?;
     let mut d_x = Vec::with_capacity(x.len());
     // An empty row has no gradients of its weights.
     let vector_len = if v.x.is_empty() { v.x.shape().last().copied().unwrap_or(0) } else { n };
@@ -119,7 +119,7 @@ fn class(
 }
 
 pub fn cross_entropy(v: &CrossEntropy) -> Result<Vec<Vec<f64>>> {
-    let (logits, targets) = (read(&v.logits)?, read(&v.targets)?);
+    let (logits, targets) = (load(&v.logits)?, load(&v.targets)?);
     let classes = v.logits.shape()[1];
     let (mut losses, mut lses) = (Vec::new(), Vec::new());
     for (row, &target) in targets.iter().enumerate() {
@@ -133,8 +133,8 @@ pub fn cross_entropy(v: &CrossEntropy) -> Result<Vec<Vec<f64>>> {
 }
 
 pub fn cross_entropy_backward(v: &CrossEntropyBackward) -> Result<Vec<Vec<f64>>> {
-    let (logits, targets) = (read(&v.logits)?, read(&v.targets)?);
-    let (lse, d_losses) = (read(&v.lse)?, read(&v.d_losses)?);
+    let (logits, targets) = (load(&v.logits)?, load(&v.targets)?);
+    let (lse, d_losses) = (load(&v.lse)?, load(&v.d_losses)?);
     let classes = v.logits.shape()[1];
     let mut d_logits = Vec::with_capacity(logits.len());
     for (row, &target) in targets.iter().enumerate() {

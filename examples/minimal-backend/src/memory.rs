@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 ///
 /// Storages have no dtype, because the pool hands one out for f32 now and for bytes next, and the
 /// engine views the bytes of an i32 as u8. They are shared (`Arc<dyn Storage>`) and written
-/// through shared handles; the stream's order is what keeps verbs apart. Atomic bytes say that
+/// through shared handles; the stream's turns are what keeps verbs apart. Atomic bytes say that
 /// in safe Rust. Dropping the last handle frees the memory: a device whose work may still be
 /// running must put that off until it is done.
 pub(crate) struct Memory(Vec<AtomicU8>);

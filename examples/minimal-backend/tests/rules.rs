@@ -108,6 +108,34 @@ fn verbs_run_in_the_order_in_which_they_were_submitted() {
 }
 
 #[test]
+fn verbs_and_transfers_of_several_threads_take_turns() {
+    let (d, other) = (Opened::new(), Opened::new());
+    let (x, y) = (d.view(&[0.0; 64]), d.view(&[0.0; 64]));
+    // x += 1, on two queues: numbers are lost where two overlap.
+    let program = Arc::new(Program::build(|b| {
+        use starling_ops::program::Op;
+        let (x, one) = (b.put(Op::Input(0), &[]), b.constant(1.0));
+        vec![b.put(Op::Add, &[x, one])]
+    }));
+    let (inputs, outputs) = (vec![x.clone()], vec![x.clone()]);
+    let add = Map { program, params: vec![], immediates: Default::default(), inputs, outputs };
+    std::thread::scope(|scope| {
+        for i in 0..4 {
+            let (d, add) = (if i == 0 { &d } else { &other }, add.clone());
+            scope.spawn(move || (0..500).for_each(|_| d.submit(add.clone()).unwrap()));
+        }
+        // A view is downloaded whole, before or after an upload and never in between.
+        let up = |value: f32| d.stream.upload(&value.to_ne_bytes().repeat(64), &y).unwrap();
+        scope.spawn(move || (0..2000).for_each(|round| up(round as f32)));
+        for _ in 0..500 {
+            let found = other.read(&y).unwrap();
+            assert_eq!(found, [found[0]; 64]);
+        }
+    });
+    assert_eq!(d.read(&x).unwrap(), [2000.0; 64]);
+}
+
+#[test]
 fn what_it_cannot_do_is_said_before_and_refused_after() {
     let d = Opened::new();
     let x = d.view(&[1.0]);
