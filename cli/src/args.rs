@@ -10,7 +10,7 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// Worker threads [default: RAYON_NUM_THREADS, or one for each core]
+    /// Worker threads [default: STARLING_THREADS, or one for each core]
     #[arg(long, global = true, value_name = "N", allow_negative_numbers = true)]
     pub threads: Option<usize>,
 }

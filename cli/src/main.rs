@@ -14,7 +14,7 @@ mod verify;
 use args::{Cli, Command};
 use clap::Parser;
 use clap::error::ErrorKind;
-use starling_engine::{Error, Result};
+use starling_engine::{Device, Error, Result};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -22,8 +22,6 @@ use std::process::ExitCode;
 const USER_ERROR: u8 = 2;
 /// The computation itself failed: a run diverged, a loss is no number.
 const DIVERGED: u8 = 1;
-/// The most worker threads: more than any machine has cores.
-const MOST_THREADS: usize = 4096;
 
 fn main() -> ExitCode {
     headless::no_compositor_is_asked();
@@ -32,7 +30,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return refuse(&e),
     };
-    on_threads(cli.threads, || run(&cli)).unwrap_or_else(|e| report(&e))
+    run(&cli).unwrap_or_else(|e| report(&e))
 }
 
 /// Prints an error; a reader of standard output who has gone away is none.
@@ -62,6 +60,10 @@ fn refuse(error: &clap::Error) -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<ExitCode> {
+    if let Some(threads) = cli.threads {
+        Device::set_cpu_threads(threads)
+            .map_err(|e| Error::Invalid(format!("--threads is {threads}: {e}")))?;
+    }
     match &cli.command {
         Command::Devices(args) => devices::run(args),
         Command::Verify(args) => verify::run(args),
@@ -71,26 +73,6 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Logits(args) => evaluate::logits(args),
         Command::Bench(args) => bench::run(args),
     }
-}
-
-/// Runs `f` on a worker of rayon's global pool, of `threads` threads or as many as
-/// RAYON_NUM_THREADS or the machine says: verbs then start without waking another thread first.
-fn on_threads(
-    threads: Option<usize>,
-    f: impl FnOnce() -> Result<ExitCode> + Send,
-) -> Result<ExitCode> {
-    if threads == Some(0) {
-        return Err(Error::Invalid("--threads is 0 and must be at least 1".into()));
-    }
-    let asked = threads.or_else(|| std::env::var("RAYON_NUM_THREADS").ok()?.parse().ok());
-    if let Some(threads) = asked.filter(|&n| n > MOST_THREADS) {
-        let message = format!("{threads} threads are too many: {MOST_THREADS} are the most");
-        return Err(Error::Invalid(message));
-    }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
-    pool.build_global()
-        .map_err(|e| Error::Invalid(format!("the threads cannot be started: {e}")))?;
-    rayon::scope(|_| f())
 }
 
 /// A panic is this program's fault: one sentence, no trace.

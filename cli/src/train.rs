@@ -217,11 +217,11 @@ fn watched(
 ) -> Result<ExitCode> {
     let device = model.device();
     let title = format!(
-        "training {} parameters on {} ({}), {} threads, into {}",
+        "training {} parameters on {} ({}){}, into {}",
         model.parameters().iter().map(|p| p.1.len()).sum::<usize>(),
         device.name(),
         device.capabilities().variant,
-        rayon::current_num_threads(),
+        device.capabilities().threads.map_or_else(String::new, |n| format!(", {n} threads")),
         folder.path().display()
     );
     let started = Instant::now();

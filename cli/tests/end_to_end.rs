@@ -60,8 +60,10 @@ fn one_and_two_threads_give_the_same_bits() {
     assert!(weights(&one) == weights(&two));
     let env = dir.path().join("env");
     let mut command = common::train_command(&env, &["--steps", "8", "--dropout", "0.1"]);
-    let done = command.env("RAYON_NUM_THREADS", "2").output().unwrap();
+    let done = command.env("STARLING_THREADS", "2").output().unwrap();
     assert_eq!(done.status.code(), Some(0));
+    let text = std::fs::read_to_string(env.join("run.json")).unwrap();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap()["threads"], 2);
     assert!(weights(&one) == weights(&env));
 }
 

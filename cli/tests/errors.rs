@@ -51,6 +51,10 @@ fn numbers_that_cannot_be_trained_with() {
     with(&["--dropout", "1.5"], &["1.5"]);
     with(&["--dropout", "NaN"], &["NaN"]);
     with(&["--threads", "0"], &["--threads is 0"]);
+    for number in ["0", "some", "4097"] {
+        let mut command = train_command(&out, &["--device", "cpu"]);
+        user_error(command.env("STARLING_THREADS", number), &["STARLING_THREADS", number, "4096"]);
+    }
     with(&["--checkpoint-every", "0"], &["checkpoints is 0"]);
     let args = ["train", "--batch", "0", "--out"];
     user_error(starling(&args).arg(&out), &["batch is 0"]);

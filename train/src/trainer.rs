@@ -139,7 +139,7 @@ impl<'a> Trainer<'a> {
         let device = self.model.device();
         run.insert("device".into(), json!(device.name()));
         run.insert("isa".into(), json!(device.capabilities().variant));
-        run.insert("threads".into(), json!(rayon::current_num_threads()));
+        run.insert("threads".into(), json!(device.capabilities().threads));
         run.insert(
             "parameters".into(),
             json!(self.optimizer.parameters().map(|p| p.len()).sum::<usize>()),

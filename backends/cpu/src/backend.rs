@@ -2,57 +2,48 @@
 
 use crate::host::{self, NAME};
 use crate::stream::{self, CpuStream};
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use crate::threads::{self, unavailable};
 use starling_contract::{
-    Backend, Capabilities, DeviceId, Error, HostStorage, Result, Storage, Stream, Support, Verb,
+    Backend, Capabilities, DeviceId, HostStorage, Result, Storage, Stream, Support, Verb,
 };
-use starling_kernels_cpu::Isa;
+use starling_kernels_cpu::{Isa, Team};
 use std::sync::Arc;
 
 /// The processor's vector units, through one instruction set.
 pub struct CpuBackend {
     isa: Isa,
-    /// `None` for rayon's global pool.
-    pool: Option<Arc<ThreadPool>>,
+    team: Arc<Team>,
     capabilities: Capabilities,
 }
 
 impl CpuBackend {
-    /// A backend on `threads` threads of its own, or on rayon's global pool, whose size follows
-    /// `RAYON_NUM_THREADS`.
+    /// A backend on `threads` threads, the caller's included, or on those that all backends without
+    /// a number share ([`crate::set_threads`]).
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the system refuses the threads, or for 0 threads.
+    /// [`starling_contract::Error::Unavailable`] for 0 threads or more than 4096, and when the
+    /// system refuses them.
     pub fn new(isa: Isa, threads: Option<usize>) -> Result<Arc<Self>> {
-        let pool = match threads {
-            None => None,
-            Some(0) => return Err(unavailable("it needs at least one thread".into())),
-            Some(n) => {
-                let pool = ThreadPoolBuilder::new().num_threads(n).build();
-                let refused = |e| unavailable(format!("{n} threads could not be started: {e}"));
-                Some(Arc::new(pool.map_err(refused)?))
-            }
-        };
-        let count =
-            pool.as_ref().map_or_else(rayon::current_num_threads, |p| p.current_num_threads());
+        let team = threads.map_or_else(threads::shared, threads::team_of)?;
         let capabilities = Capabilities {
             description: host::processor(),
             variant: isa.name().into(),
             memory_bytes: host::memory_bytes(),
-            threads: Some(count),
+            threads: Some(team.threads()),
             special_values: true,
             subnormals: true,
             rounds_every_step: true,
             software: false,
         };
-        Ok(Arc::new(Self { isa, pool, capabilities }))
+        Ok(Arc::new(Self { isa, team, capabilities }))
     }
 
-    /// The fastest instruction set of this machine, or the one that `STARLING_ISA` names, on
-    /// rayon's global pool.
+    /// The fastest instruction set of this machine, or the one that `STARLING_ISA` names, on the
+    /// threads that all such backends share.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when `STARLING_ISA` names what this machine lacks.
+    /// [`starling_contract::Error::Unavailable`] when `STARLING_ISA` names what this machine lacks,
+    /// or `STARLING_THREADS` no number of threads.
     pub fn detect() -> Result<Arc<Self>> {
         let isa = Isa::from_env().map_err(|e| unavailable(e.to_string()))?;
         Self::new(isa, None)
@@ -62,10 +53,6 @@ impl CpuBackend {
     pub fn isa(&self) -> Isa {
         self.isa
     }
-}
-
-fn unavailable(reason: String) -> Error {
-    Error::Unavailable { backend: NAME.into(), reason }
 }
 
 impl Backend for CpuBackend {
@@ -94,6 +81,6 @@ impl Backend for CpuBackend {
     }
 
     fn stream(&self) -> Result<Box<dyn Stream>> {
-        Ok(Box::new(CpuStream::new(self.isa, self.pool.clone())))
+        Ok(Box::new(CpuStream::new(self.isa, self.team.clone())))
     }
 }

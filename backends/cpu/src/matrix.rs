@@ -107,7 +107,7 @@ pub(crate) fn gemm(isa: Isa, v: CheckedRef<'_, Gemm>) -> Result<()> {
         epilogue: program.as_ref().map(|p| p as &dyn TileEpilogue),
     };
     // SAFETY: the verb's check found every view inside its storage and C's elements distinct and
-    // apart from A and B; the stream's order keeps other verbs away.
+    // apart from A and B; the stream's turn keeps other verbs away.
     let result = unsafe { gemm::gemm(isa, &product) };
     OFFSETS.set(offsets);
     result
@@ -245,7 +245,7 @@ pub(crate) fn attention(isa: Isa, v: CheckedRef<'_, Attention>) -> Result<()> {
         let options = Options::of_forward(isa, v, &queries.standings)?;
         let call = unpack(op, &v, queries, options.as_ref())?;
         // SAFETY: the verb's check found shapes that fit, every view inside its storage and the
-        // outputs apart from everything; the stream's order keeps other verbs away. There are as
+        // outputs apart from everything; the stream's turn keeps other verbs away. There are as
         // many spans as queries, none beyond the keys: `Queries::read`.
         unsafe { attention::forward(isa, &call) };
         Ok(())

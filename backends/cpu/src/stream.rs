@@ -1,23 +1,54 @@
 //! The queue: a verb runs when it is submitted.
 
 use crate::{index, map, matrix, rows};
-use rayon::ThreadPool;
 use starling_contract::{
-    Checked, DeviceId, Download, Error, HostStorage, Kind, Pending, Result, Stream, Support, Verb,
-    View,
+    Checked, DeviceId, Download, Error, HostStorage, Kind, Pending, Replay, Result, Stream,
+    Support, Taken, Verb, View,
 };
-use starling_kernels_cpu::Isa;
+use starling_kernels_cpu::{Isa, Team, team};
 use std::sync::Arc;
 
-/// Runs verbs on the calling thread and on those of its pool.
+/// Runs verbs on the calling thread and on those of its team.
+///
+/// Only one verb runs at a time, whatever the streams and their threads: memory that the pool hands
+/// out anew may still be read by a verb of before, and memory of one stream is used on others.
+#[derive(Clone)]
 pub(crate) struct CpuStream {
     isa: Isa,
-    pool: Option<Arc<ThreadPool>>,
+    team: Arc<Team>,
 }
 
 impl CpuStream {
-    pub fn new(isa: Isa, pool: Option<Arc<ThreadPool>>) -> Self {
-        Self { isa, pool }
+    pub fn new(isa: Isa, team: Arc<Team>) -> Self {
+        Self { isa, team }
+    }
+
+    /// Runs verbs in one turn, up to the first that fails.
+    fn run<'a>(&self, verbs: impl IntoIterator<Item = &'a Checked>) -> Result<()> {
+        let _turn = turn();
+        self.team.install(|| verbs.into_iter().try_for_each(|verb| run(self.isa, verb)))
+    }
+}
+
+/// Waits until everything that was asked for before is done.
+fn turn() -> Taken<'static> {
+    assert!(!team::is_task(), "a task waits for a turn that its own verb has");
+    HostStorage::turn()
+}
+
+/// A captured list. It runs in one turn.
+struct CpuReplay {
+    stream: CpuStream,
+    verbs: Vec<Checked>,
+}
+
+impl Replay for CpuReplay {
+    fn run(&self, _: &dyn Stream) -> Result<()> {
+        self.stream.run(&self.verbs)
+    }
+
+    fn len(&self) -> usize {
+        self.verbs.len()
     }
 }
 
@@ -72,22 +103,21 @@ fn run(isa: Isa, verb: &Checked) -> Result<()> {
 impl Stream for CpuStream {
     fn submit(&self, verb: &Checked) -> Result<()> {
         verb.must_be_on(DeviceId::host())?;
-        match &self.pool {
-            Some(pool) => pool.install(|| run(self.isa, verb)),
-            None => run(self.isa, verb),
-        }
+        self.run([verb])
     }
 
     fn upload(&self, bytes: &[u8], to: &View) -> Result<()> {
         let at = contiguous_bytes("upload", to, bytes.len())?;
-        // SAFETY: `contiguous_bytes` found as many bytes inside the storage; the stream's order
-        // keeps other users of them apart.
+        let _turn = turn();
+        // SAFETY: `contiguous_bytes` found as many bytes inside the storage, and this thread has
+        // the turn.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), at, bytes.len()) };
         Ok(())
     }
 
     fn download<'a>(&'a self, from: &'a View, bytes: &'a mut [u8]) -> Download<'a> {
         let copied = contiguous_bytes("download", from, bytes.len()).map(|at| {
+            let _turn = turn();
             // SAFETY: as in `upload`.
             unsafe {
                 std::ptr::copy_nonoverlapping(at.cast_const(), bytes.as_mut_ptr(), bytes.len())
@@ -97,7 +127,14 @@ impl Stream for CpuStream {
     }
 
     fn sync(&self) -> Pending<'_, ()> {
+        // Another thread's verb may be at work.
+        drop(turn());
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn compile(&self, verbs: Vec<Checked>) -> Result<Box<dyn Replay>> {
+        verbs.iter().try_for_each(|verb| verb.must_be_on(DeviceId::host()))?;
+        Ok(Box::new(CpuReplay { stream: self.clone(), verbs }))
     }
 }
 

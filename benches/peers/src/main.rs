@@ -260,7 +260,7 @@ fn main() -> Result<(), Error> {
         }
     }
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
-    let backend = CpuBackend::new(Isa::from_env()?, None)?;
+    let backend = CpuBackend::new(Isa::from_env()?, Some(threads))?;
     let stream = backend.stream()?;
     let mut libraries = Vec::new();
     for (name, variable) in [("openblas", "OPENBLAS_LIB"), ("mkl", "MKL_LIB")] {

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 /// The command with arguments, without the caller's environment variables that change it.
 pub fn starling(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_starling"));
-    command.args(args).env_remove("RAYON_NUM_THREADS").env("RUST_BACKTRACE", "1");
+    command.args(args).env_remove("STARLING_THREADS").env("RUST_BACKTRACE", "1");
     // As over ssh, where drivers are the most talkative.
     command.env_remove("XDG_RUNTIME_DIR").env_remove("NODEVICE_SELECT");
     command

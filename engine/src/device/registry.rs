@@ -263,6 +263,15 @@ impl Device {
         built_in().iter().chain(&*registered).map(|p| (p.family, p.probe)).collect()
     }
 
+    /// How many threads the device `cpu` computes on, from its next opening on: `STARLING_THREADS`,
+    /// or one for each core, until this is called. Results do not depend on it.
+    ///
+    /// # Errors
+    /// The backend's reason when they are not to be had: 0, more than 4096, or the system refuses.
+    pub fn set_cpu_threads(threads: usize) -> Result<()> {
+        Ok(starling_cpu::set_threads(threads)?)
+    }
+
     /// Adds a family of devices to those that [`Device::new`] and [`Device::probe`] know.
     pub fn register(provider: Provider) {
         PROVIDERS.write().unwrap_or_else(PoisonError::into_inner).push(provider);

@@ -2,6 +2,7 @@
 
 use crate::isa::{Isa, Kernel};
 use crate::simd::Simd;
+use crate::team;
 use crate::walk::{
     GRAIN, Integers, MOVE_GRAIN, Nest, Shared, all_below, copy_bytes, f32s, pointer, split,
 };
@@ -230,7 +231,7 @@ const MAX_TASKS: usize = 8;
 /// slices are short.
 fn scatter_slices(isa: Isa, operands: Operands, outer: &Nest<3>, n: usize, rows: usize) {
     let work = (outer.len() * n).div_ceil(GRAIN).min(MAX_TASKS);
-    let tasks = if rayon::current_num_threads() > 1 { work } else { 1 };
+    let tasks = if team::threads() > 1 { work } else { 1 };
     let by_columns = n >= 2 * MIN_COLUMNS;
     let owned = if by_columns { n } else { rows };
     let least = if by_columns { MIN_COLUMNS } else { 1 };

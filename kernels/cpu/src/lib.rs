@@ -12,7 +12,9 @@ pub mod reduce;
 pub mod rows;
 pub mod scratch;
 pub mod simd;
+pub mod team;
 mod walk;
 
 pub use isa::{Isa, Kernel};
 pub use simd::Simd;
+pub use team::Team;

@@ -1,7 +1,7 @@
 //! Where the elements of operands lie in host memory, and how the work over them is split.
 
 use crate::simd::Simd;
-use rayon::prelude::*;
+use crate::team;
 use starling_contract::{DType, Error, HostStorage, MAX_RANK, Result, View};
 use std::ops::Range;
 
@@ -262,8 +262,8 @@ pub(crate) const MOVE_GRAIN: usize = 1 << 18;
 pub(crate) fn split(count: usize, cost: usize, grain: usize, f: impl Fn(Range<usize>) + Sync) {
     let each = (grain / cost.max(1)).clamp(1, count.max(1));
     let parts = count.div_ceil(each);
-    if parts > 1 && rayon::current_num_threads() > 1 {
-        (0..parts).into_par_iter().for_each(|p| f(p * each..count.min((p + 1) * each)));
+    if parts > 1 && team::threads() > 1 {
+        team::for_each(parts, |p| f(p * each..count.min((p + 1) * each)));
     } else if count > 0 {
         f(0..count);
     }

@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 use starling_contract::Layout;
-use starling_kernels_cpu::Isa;
 use starling_kernels_cpu::attention::{
     Backward, Forward, Mask, Tensor, backward, backward_workspace_bytes, forward,
 };
+use starling_kernels_cpu::{Isa, Team};
 use std::fmt;
 
 /// How a `[batch, heads, rows, dim]` tensor lies in memory.
@@ -424,10 +424,9 @@ fn threads_change_no_bit() {
         for causal in [false, true] {
             let case = Case::new(heads, [200, 300, 40], causal);
             let run = |threads| {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-                let pool = pool.expect("a thread pool");
+                let team = Team::new(threads).expect("threads");
                 let mut inputs = case.random_inputs();
-                pool.install(|| computed(Isa::from_env().unwrap(), &case, &mut inputs))
+                team.install(|| computed(Isa::from_env().unwrap(), &case, &mut inputs))
             };
             let one = run(1);
             for threads in [2, 3] {

@@ -4,11 +4,11 @@ use starling_contract::{
     Attention, AttentionBackward, BlockMask, DType, HostStorage, Kind, Layout, Score, Sight, Verb,
     View, WeightDropout,
 };
-use starling_kernels_cpu::Isa;
 use starling_kernels_cpu::attention::{
     Backward, Forward, Options, PairGradient, PairOperand, Standing, Tensor, backward,
     backward_workspace_bytes, forward,
 };
+use starling_kernels_cpu::{Isa, Team};
 use starling_ops::program::Builder;
 use starling_ops::{Key, Math, Trace};
 use std::alloc::{GlobalAlloc, Layout as Bytes, System};
@@ -49,6 +49,13 @@ fn peak(f: impl FnOnce()) -> usize {
     PEAK.load(Ordering::SeqCst) - before
 }
 
+/// Calls `f` on so many threads, the caller among them, which start without working memory.
+fn fresh(threads: usize, f: &(dyn Fn() + Sync)) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| Team::new(threads).expect("threads").install(f));
+    });
+}
+
 /// Peak bytes of forward and of backward with its workspace, inputs and outputs not counted.
 fn peaks(heads: usize, length: usize, dim: usize, threads: usize) -> [usize; 2] {
     let shape = [1, heads, length, dim];
@@ -70,17 +77,10 @@ fn peaks(heads: usize, length: usize, dim: usize, threads: usize) -> [usize; 2] 
         lse: Tensor { at: lse.as_mut_ptr(), layout: Layout::contiguous(&shape[..3]) },
     };
     let (d_out, d_q, d_k, d_v) = (next(), next(), next(), next());
-    // Threads of its own start without working memory; kept, so that none is freed meanwhile.
-    let run = |f: &(dyn Fn() + Sync)| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-        let pool = pool.expect("a thread pool");
-        pool.install(f);
-        std::mem::forget(pool);
-    };
     // SAFETY: each tensor has its own memory and the shape that the call needs.
-    let ahead = peak(|| run(&|| unsafe { forward(Isa::from_env().unwrap(), &call) }));
+    let ahead = peak(|| fresh(threads, &|| unsafe { forward(Isa::from_env().unwrap(), &call) }));
     let back = peak(|| {
-        run(&|| {
+        fresh(threads, &|| {
             let mut workspace = vec![0.0f32; backward_workspace_bytes(&layout, &layout, []) / 4];
             let workspace = workspace.as_mut_ptr();
             let call = Backward { forward: call, d_out, d_q, d_k, d_v, pairs: &[], workspace };
@@ -173,17 +173,12 @@ fn peaks_with_options(heads: usize, length: usize, dim: usize) -> [usize; 2] {
         out: tensor(&f.out),
         lse: tensor(&f.lse),
     };
-    let fresh = |f: &(dyn Fn() + Sync)| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread pool");
-        pool.install(f);
-        std::mem::forget(pool);
-    };
     // SAFETY: each tensor has its own memory and the shape that the call needs.
-    let forward_peak = peak(|| fresh(&|| unsafe { forward(isa, &call) }));
+    let forward_peak = peak(|| fresh(1, &|| unsafe { forward(isa, &call) }));
     let again = Forward { options: back.as_ref(), ..call };
     let pairs = [PairGradient { of: PairOperand::Input(0), to: tensor(d_input) }];
     let backward_peak = peak(|| {
-        fresh(&|| {
+        fresh(1, &|| {
             let bytes = backward_workspace_bytes(&f.q.layout, &f.k.layout, [&d_input.layout]);
             let mut workspace = vec![0.0f32; bytes / 4];
             let call = Backward {

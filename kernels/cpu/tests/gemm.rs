@@ -1,7 +1,7 @@
 //! The matrix product against a naive f64 loop, for every instruction set of the machine.
 
-use starling_kernels_cpu::Isa;
 use starling_kernels_cpu::gemm::{Gemm, Operand, OutOperand, TileEpilogue, gemm};
+use starling_kernels_cpu::{Isa, Team};
 
 /// Numbers in [-0.5, 0.5), from a xorshift generator.
 struct Random(u64);
@@ -385,8 +385,7 @@ fn one_hot_rows_pick_exactly() {
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {
-    let pool = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().expect("a thread pool");
-    let pools: Vec<_> = [1, 2, 3].into_iter().map(pool).collect();
+    let teams = [1, 2, 3].map(|n| Team::new(n).expect("threads"));
     let bits = |data: Vec<f32>| data.into_iter().map(f32::to_bits).collect::<Vec<_>>();
     let shapes = [
         (1, 1500, 1000, 1),
@@ -406,7 +405,7 @@ fn the_number_of_threads_changes_no_bit() {
             for (a, b) in LAYOUTS {
                 let case = Case { m, n, k, batch, a, b, beta: 1.0, epilogue: true, ..PLAIN };
                 let runs: Vec<_> =
-                    pools.iter().map(|p| p.install(|| bits(run(isa, &case, false)))).collect();
+                    teams.iter().map(|t| t.install(|| bits(run(isa, &case, false)))).collect();
                 assert!(runs.iter().all(|r| *r == runs[0]), "{isa} {case:?}");
             }
         }

@@ -5,7 +5,7 @@ use super::product::{Band, panel_columns};
 use super::softmax::{MAX_LANES, MaskBlock, MaskPointer, Scores};
 use super::{Forward, Mask, Tensor};
 use crate::isa::Isa;
-use rayon::prelude::*;
+use crate::team;
 use starling_contract::Layout;
 use std::ops::Range;
 
@@ -85,10 +85,10 @@ pub struct Pass<'a, C> {
 
 /// Runs `f(0) .. f(n - 1)` in parallel unless there is little work.
 pub fn for_each(n: usize, work: usize, f: impl Fn(usize) + Sync + Send) {
-    if n < 2 || work < SMALL_WORK || rayon::current_num_threads() == 1 {
+    if work < SMALL_WORK {
         (0..n).for_each(f);
     } else {
-        (0..n).into_par_iter().with_max_len(1).for_each(f);
+        team::for_each(n, f);
     }
 }
 

@@ -6,7 +6,7 @@ use super::thin::Thin;
 use super::{Gemm, Operand, OutOperand, TileEpilogue};
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
-use rayon::prelude::*;
+use crate::team;
 use starling_contract::Result;
 use std::ops::Range;
 
@@ -31,12 +31,12 @@ pub(super) struct Item<'a> {
 // SAFETY: as `Gemm`.
 unsafe impl Sync for Item<'_> {}
 
-/// Calls `task` for each number below `count`, on the pool when there are threads for it.
-pub(super) fn each(threads: usize, count: usize, task: impl Fn(usize) + Send + Sync) {
-    if threads == 1 || count == 1 {
+/// Calls `task` for each number below `count`, on the team when there are threads for it.
+pub(super) fn each(threads: usize, count: usize, task: impl Fn(usize) + Sync) {
+    if threads == 1 {
         (0..count).for_each(task);
     } else {
-        (0..count).into_par_iter().for_each(task);
+        team::for_each(count, task);
     }
 }
 

@@ -14,8 +14,8 @@ mod table;
 mod thin;
 
 use crate::isa::Isa;
+use crate::team;
 use item::Items;
-use rayon::prelude::*;
 use starling_contract::Result;
 
 /// A matrix that is read: element (i, j) at `ptr[i * row_stride + j * col_stride]`.
@@ -93,10 +93,10 @@ pub struct Gemm<'a> {
 }
 
 // SAFETY: the pointers are only used by `gemm`, whose caller promises that they may be read (A, B)
-// and written (C) from the pool's threads while it runs.
+// and written (C) from the team's threads while it runs.
 unsafe impl Sync for Gemm<'_> {}
 
-/// Runs a product on rayon's current pool; a small one on the calling thread alone.
+/// Runs a product on the current team; a small one on the calling thread alone.
 ///
 /// # Errors
 /// [`starling_contract::Error::Shape`] where the instruction set has no kernel for a tile.
@@ -111,15 +111,17 @@ pub unsafe fn gemm(isa: Isa, g: &Gemm<'_>) -> Result<()> {
         return Ok(());
     }
     let item_work = table::work(g.m, g.n, g.k);
-    let threads = rayon::current_num_threads();
+    let threads = team::threads();
     let spread = threads > 1 && item_work * g.batch as f64 > table::PARALLEL_WORK;
     let by_item = g.batch >= 4 * threads || item_work < 2.0 * table::PARALLEL_WORK;
     if spread && g.batch > 1 && by_item {
         let items = Items::new(isa, g, 1)?;
-        let items_a_task = (table::TASK_WORK / item_work).ceil() as usize;
-        (0..g.batch).into_par_iter().with_min_len(items_a_task.clamp(1, g.batch)).for_each(|i| {
-            // SAFETY: item `i` of what the caller promises.
-            unsafe { items.run(i) }
+        let each = ((table::TASK_WORK / item_work).ceil() as usize).clamp(1, g.batch);
+        team::for_each(g.batch.div_ceil(each), |task| {
+            for i in task * each..g.batch.min((task + 1) * each) {
+                // SAFETY: item `i` of what the caller promises.
+                unsafe { items.run(i) }
+            }
         });
         return Ok(());
     }

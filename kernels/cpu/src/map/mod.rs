@@ -23,10 +23,10 @@ pub use epilogue::ProgramEpilogue;
 
 use crate::isa::Isa;
 use crate::scratch::with_scratch;
+use crate::team;
 use block::{Job, Worker};
 use few::Few;
 use grid::{Element, Grid, Operand};
-use rayon::prelude::*;
 use starling_contract::{CheckedRef, Immediates, Layout, MAX_RANK, Map, Result, View};
 use starling_ops::program::Op;
 use std::ops::Range;
@@ -152,12 +152,7 @@ fn map_with(isa: Isa, verb: &Map, tape: &Tape) -> Result<()> {
             blocks.run(&mut worker, isa.lanes(), range);
         });
     };
-    let threads = rayon::current_num_threads();
-    if tasks == 1 || threads == 1 {
-        (0..tasks).for_each(task);
-    } else {
-        (0..tasks).into_par_iter().for_each(task);
-    }
+    team::for_each(tasks, task);
     Ok(())
 }
 

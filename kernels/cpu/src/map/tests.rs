@@ -2,6 +2,7 @@
 
 use super::fixed::Table;
 use super::*;
+use crate::Team;
 use starling_contract::{DType, HostStorage, Immediates, Kind, Storage, Verb};
 use starling_ops::defs::ALL;
 use starling_ops::program::{Builder, Env, NodeId};
@@ -108,8 +109,8 @@ fn check(verb: &Map, what: &str) {
                 for (v, old) in verb.outputs.iter().zip(&before) {
                     restore(v, old);
                 }
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                pool.install(|| map_with(isa, verb, tape)).unwrap();
+                let team = Team::new(threads).unwrap();
+                team.install(|| map_with(isa, verb, tape)).unwrap();
                 for (o, (v, expected)) in verb.outputs.iter().zip(&expected).enumerate() {
                     for (i, &e) in expected.iter().enumerate() {
                         let (got, e) = (element(v, i), rounded(e, v.dtype));

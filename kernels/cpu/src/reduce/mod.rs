@@ -19,10 +19,10 @@ use crate::map::few::Few;
 use crate::map::grid::{Element, Grid, first_byte, strides_of};
 use crate::map::tape::{Tape, block_len};
 use crate::scratch::with_scratch;
+use crate::team;
 use crate::walk::Shared;
 use columns::Columns;
 use partial::Partial;
-use rayon::prelude::*;
 use runs::Runs;
 use starling_contract::{CheckedRef, DType, Error, Layout, MAX_RANK, Reduce, ReduceKind, Result};
 use std::ops::Range;
@@ -219,11 +219,7 @@ impl Plan<'_> {
                 }
             });
         };
-        if tasks == 1 || rayon::current_num_threads() == 1 {
-            (0..tasks).for_each(run);
-        } else {
-            (0..tasks).into_par_iter().for_each(run);
-        }
+        team::for_each(tasks, run);
     }
 
     /// Writes result `o` of the order `outer x columns`.

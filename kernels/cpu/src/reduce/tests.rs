@@ -1,6 +1,7 @@
 //! Reductions against plain loops in f64, and against themselves on other numbers of threads.
 
 use super::*;
+use crate::Team;
 use starling_contract::{HostStorage, Kind, Verb, View};
 use starling_ops::program::Op;
 use starling_ops::{Program, philox::HostStream};
@@ -55,8 +56,7 @@ fn checked(isa: Isa, verb: &Reduce) -> Result<()> {
 /// The results' bits, the same ones on 1, 2 and 3 threads.
 fn run(isa: Isa, verb: &Reduce) -> Vec<u32> {
     let mut all = [1, 2, 3].map(|threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| checked(isa, verb)).unwrap();
+        Team::new(threads).unwrap().install(|| checked(isa, verb)).unwrap();
         (0..verb.output.len()).map(|i| word(&verb.output, i)).collect::<Vec<_>>()
     });
     assert!(all[0] == all[1] && all[0] == all[2], "{isa} {:?}", verb.kind);

@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 use starling_contract::{DType, HostStorage, Layout, View};
-use starling_kernels_cpu::Isa;
+use starling_kernels_cpu::{Isa, Team};
 
 /// The instruction sets under test: all that the machine has, or the one that `STARLING_ISA`
 /// forces, whose absence is a failure.
@@ -116,7 +116,7 @@ pub fn layouts(shape: &[usize]) -> Vec<Layout> {
 
 /// Runs `f` with 1, 2 and 3 threads; the results must be equal.
 pub fn same_with_any_threads<T: PartialEq + Send>(what: &str, f: impl Fn() -> T + Sync) {
-    let with = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap().install(&f);
+    let with = |n| Team::new(n).unwrap().install(&f);
     let one = with(1);
     assert!(one == with(2), "{what}: 2 threads change the bits");
     assert!(one == with(3), "{what}: 3 threads change the bits");
