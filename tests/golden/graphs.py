@@ -152,7 +152,10 @@ def norm(f, spread):
 def log_softmax(noise, x, axis):
     if noise is None:
         return x.log_softmax(axis)
-    return x - noise(noise(torch.logsumexp(x, axis, keepdim=True)))
+    largest = torch.nan_to_num(x.detach().amax(axis, keepdim=True)) if x.shape[axis] else 0
+    # The sum is at least 1: what is small beside it is lost, though its logarithm is next to 0.
+    total = noise((x - largest).exp().sum(axis, keepdim=True))
+    return x - noise(noise(largest + total.log()))
 
 
 def softmax(noise, x, axis):

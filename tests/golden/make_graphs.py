@@ -245,11 +245,15 @@ class Draw:
             # A scalar has no rows; PyTorch takes it for one.
             return ["embedding", [x, i]] if self.shape(x) else None
         if draw.random() < 0.3 and self.run.dtypes[x] == "f32":
-            source = self.float("f32")
-            if self.shape(source) != self.shape(i):
+            source, axis = self.float("f32"), self.axis(x)
+            # The engine adds along one axis only; PyTorch also to a part along the others.
+            others = lambda i: self.shape(i)[:axis] + self.shape(i)[axis + 1 :]  # noqa: E731
+            if self.shape(source) != self.shape(i) or others(i) != others(x):
                 return None
-            return ["scatter_add", [x, i, source], {"axis": self.axis(x)}]
+            return ["scatter_add", [x, i, source], {"axis": axis}]
         axis = self.axis(x)
+        if len(self.shape(i)) != len(self.shape(x)):
+            return None
         if any(n > m for k, (n, m) in enumerate(zip(self.shape(i), self.shape(x))) if k != axis):
             return None
         return ["gather", [x, i], {"axis": axis}]

@@ -130,7 +130,7 @@ impl Tensor {
     /// in their order, on every backend.
     ///
     /// # Errors
-    /// As [`Tensor::gather`].
+    /// As [`Tensor::gather`], and where `index` is shorter than this tensor along another axis.
     pub fn scatter_add(&self, axis: usize, index: &Tensor, source: &Tensor) -> Result<Tensor> {
         let sum = scatter(source, index.view()?, axis, self.shape())?;
         let out = self.detach().add(&sum)?;
