@@ -8,6 +8,7 @@ mod neon;
 mod run;
 mod test;
 mod tidy;
+mod wasm;
 mod webgpu;
 
 use run::Steps;
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 const USAGE: &str = "cargo xtask <task>
   test [--quick]      every test that this machine can run, and the full table of cases
   test-dawn           every planned shader through Chrome's compiler; installs an npm package
+  check-wasm          the engine compiled for browsers
   test-neon [--full]  the vector tests as NEON, emulated; installs a cross compiler and qemu
   ci                  format, tidy, clippy, documentation and test: what a change must pass
   fuzz-graphs N [SEED]
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
     match arguments[..] {
         ["test"] => test::test(&mut steps, false),
         ["test", "--quick"] => test::test(&mut steps, true),
+        ["check-wasm"] => wasm::check(&mut steps),
         ["test-dawn"] => dawn::shaders(&mut steps),
         ["test-neon"] => neon::test_neon(&mut steps, false),
         ["test-neon", "--full"] => neon::test_neon(&mut steps, true),

@@ -2,6 +2,7 @@
 
 use crate::dawn;
 use crate::run::{self, Steps};
+use crate::wasm;
 use crate::webgpu;
 use serde_json::Value;
 use std::process::Command;
@@ -42,6 +43,7 @@ pub fn test(steps: &mut Steps, quick: bool) {
         steps.skip(&format!("{ignored} tests marked #[ignore] for their length; {how}"));
     }
     dawn::shaders(steps);
+    wasm::check(steps);
     if quick {
         steps.skip("examples in the documentation and the full table of cases: --quick");
     } else {

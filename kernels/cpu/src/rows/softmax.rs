@@ -16,8 +16,10 @@ pub fn softmax(isa: Isa, v: CheckedRef<'_, Softmax>) -> Result<()> {
     let v = v.get();
     let (x, y) = (Rows::new("softmax", &v.x)?, Rows::new("softmax", &v.y)?);
     debug_assert_eq!(v.x.shape(), v.y.shape());
+    // Tasks take what they need of the verb: in a browser its views stay on their thread.
+    let log = v.log;
     for_rows(&[&x, &y], 1, |rows, stage| {
-        isa.run(Forward { x: &x, y: &y, log: v.log, rows, stage: Shared(stage) });
+        isa.run(Forward { x: &x, y: &y, log, rows, stage: Shared(stage) });
     });
     Ok(())
 }
@@ -137,9 +139,10 @@ pub fn softmax_backward(isa: Isa, v: CheckedRef<'_, SoftmaxBackward>) -> Result<
     let op = "softmax_backward";
     let (y, d_y, d_x) = (Rows::new(op, &v.y)?, Rows::new(op, &v.d_y)?, Rows::new(op, &v.d_x)?);
     debug_assert!(v.y.shape() == v.d_y.shape() && v.y.shape() == v.d_x.shape());
+    let log = v.log;
     for_rows(&[&y, &d_y, &d_x], 2, |rows, stage| {
         let stage = Shared(stage);
-        isa.run(Backward { y: &y, d_y: &d_y, d_x: &d_x, log: v.log, rows, stage });
+        isa.run(Backward { y: &y, d_y: &d_y, d_x: &d_x, log, rows, stage });
     });
     Ok(())
 }
