@@ -3,6 +3,7 @@
 //! Queries are seen as `[batch, kv_heads, groups, queries, dim]`, so that keys and values need only
 //! be repeated along `groups`, with stride 0.
 
+use super::heads::Heads;
 use super::sight::Spans;
 use super::{Lowering, program};
 use crate::error::Result;
@@ -16,33 +17,6 @@ use starling_ops::{Key, Math};
 const KEYS: u32 = 1 << 4;
 /// The largest finite number.
 const LARGEST: f64 = f32::MAX as f64;
-
-pub(super) struct Heads {
-    kv_heads: usize,
-    groups: usize,
-}
-
-impl Heads {
-    fn of(v: &Attention) -> Self {
-        let kv_heads = v.k.shape()[1];
-        Self { kv_heads, groups: v.q.shape()[1] / kv_heads }
-    }
-
-    /// `[batch, heads, ..]` as `[batch, kv_heads, groups, ..]`, and 1 head as `[batch, 1, 1, ..]`.
-    pub(super) fn grouped(&self, view: &View) -> View {
-        let (mut shape, mut strides) = (view.shape().to_vec(), view.layout.strides().to_vec());
-        let [kv_heads, groups] = if shape[1] == 1 { [1, 1] } else { [self.kv_heads, self.groups] };
-        shape.splice(1..2, [kv_heads, groups]);
-        strides.insert(1, strides[1] * groups as isize);
-        view.with(Layout::new(&shape, &strides, view.layout.offset()))
-    }
-
-    /// `[batch, heads, queries, dim]` as `[batch, kv_heads, groups * queries, dim]`.
-    fn merged(&self, l: &mut Lowering<'_>, view: &View) -> Result<View> {
-        let shape = view.shape();
-        l.reshaped(view, &[shape[0], self.kv_heads, self.groups * shape[2], shape[3]])
-    }
-}
 
 /// The last two axes exchanged.
 fn transposed(view: &View) -> View {

@@ -20,6 +20,7 @@
 
 mod attention;
 mod gemm;
+mod heads;
 mod index;
 mod rows;
 mod sight;

@@ -1,7 +1,7 @@
 //! Which keys a query sees, as numbers in memory.
 
 use super::Lowering;
-use super::attention::Heads;
+use super::heads::Heads;
 use crate::error::Result;
 use starling_contract::{Attention, BlockMask, Layout, Lengths, ReduceKind, Sight, View};
 use starling_ops::Math;
