@@ -192,7 +192,8 @@ impl Gpu {
         }
     }
 
-    /// Waits for everything submitted.
+    /// Waits for everything submitted: nothing that a browser's thread may do.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn wait(&self) -> Result<()> {
         self.check()?;
         let polled = self.device.poll(wgpu::PollType::wait_indefinitely());

@@ -6,6 +6,7 @@
 
 mod complete;
 mod counters;
+mod global;
 mod planned;
 mod queue;
 mod random;

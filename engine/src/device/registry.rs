@@ -1,10 +1,11 @@
 //! Which devices there are, and opening one by name.
 
 use super::Device;
+use super::global::global;
 use crate::error::{Error, Result};
 use crate::wait::wait;
 use starling_contract::{Backend, Capabilities, MaybeSend, Pending};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 /// One line of [`Device::probe`].
 #[derive(Clone, Debug)]
@@ -28,12 +29,9 @@ pub struct Provider {
     pub open: fn(index: usize) -> Pending<'static, Arc<dyn Backend>>,
 }
 
-/// The backends that are open, by name: a device opened twice is one device.
-static OPENED: Mutex<Vec<(String, Weak<dyn Backend>)>> = Mutex::new(Vec::new());
-
-fn opened() -> MutexGuard<'static, Vec<(String, Weak<dyn Backend>)>> {
-    // The list is consistent between statements.
-    OPENED.lock().unwrap_or_else(PoisonError::into_inner)
+global! {
+    /// The backends that are open, by name: a device opened twice is one device.
+    opened: Vec<(String, Weak<dyn Backend>)>
 }
 
 /// The built-in families, in the order in which `auto` prefers them; then the registered ones.
@@ -185,7 +183,7 @@ impl Device {
         let index: usize = index.parse().map_err(|_| bad())?;
         let open = Self::provider(family, |p| p.open).ok_or_else(bad)?;
         let key = format!("{family}:{index}");
-        let known = opened().iter().find(|o| o.0 == key).and_then(|o| o.1.upgrade());
+        let known = opened(|all| all.iter().find(|o| o.0 == key).and_then(|o| o.1.upgrade()));
         if let Some(backend) = known {
             match Self::from_backend(backend) {
                 // It is made anew: other devices may have come in its place.
@@ -199,14 +197,15 @@ impl Device {
     /// The backend that the name stands for from now on: another thread may have opened it while
     /// this one did.
     fn share(key: String, backend: Arc<dyn Backend>) -> Arc<dyn Backend> {
-        let mut opened = opened();
-        let other = opened.iter().find(|o| o.0 == key).and_then(|o| o.1.upgrade());
-        if let Some(other) = other.filter(|other| other.stream().is_ok()) {
-            return other;
-        }
-        opened.retain(|o| o.0 != key && o.1.strong_count() > 0);
-        opened.push((key, Arc::downgrade(&backend)));
-        backend
+        opened(|all| {
+            let other = all.iter().find(|o| o.0 == key).and_then(|o| o.1.upgrade());
+            if let Some(other) = other.filter(|other| other.stream().is_ok()) {
+                return other;
+            }
+            all.retain(|o| o.0 != key && o.1.strong_count() > 0);
+            all.push((key, Arc::downgrade(&backend)));
+            backend
+        })
     }
 
     /// The device that [`Device::choose`] names.

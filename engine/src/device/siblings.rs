@@ -1,5 +1,6 @@
 //! The queues of one device.
 
+use super::global::global;
 use super::queue::Inner;
 use starling_contract::{DeviceId, Storage};
 use std::collections::HashMap;
@@ -13,18 +14,19 @@ pub(super) struct Siblings {
     queues: Mutex<Vec<Weak<Inner>>>,
 }
 
-/// Devices are few and never given back.
-static DEVICES: Mutex<Option<HashMap<DeviceId, Arc<Siblings>>>> = Mutex::new(None);
+global! {
+    /// Devices are few and never given back.
+    devices: HashMap<DeviceId, Arc<Siblings>>
+}
 
 impl Siblings {
     /// Those of a device.
     pub fn of(device: DeviceId) -> Arc<Self> {
-        // A map is consistent between statements, and so is the list below.
-        let mut devices = DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
-        devices.get_or_insert_default().entry(device).or_default().clone()
+        devices(|all| all.entry(device).or_default().clone())
     }
 
     fn queues(&self) -> MutexGuard<'_, Vec<Weak<Inner>>> {
+        // The list is consistent between statements.
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

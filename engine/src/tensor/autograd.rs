@@ -9,6 +9,7 @@ use super::slot::{Part, add_now, add_part};
 use super::tape::{Found, Recorded, Recording, Tape, find, note_found, recording, with_recording};
 use crate::error::{Error, Result};
 use crate::plan::Node;
+use starling_contract::{MaybeSend, MaybeSync};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -48,7 +49,7 @@ pub enum Backward {
 ///     }
 /// }
 /// ```
-pub trait Operation: Send + Sync + 'static {
+pub trait Operation: MaybeSend + MaybeSync + 'static {
     /// The name in messages.
     fn name(&self) -> &'static str;
     /// The gradients of the inputs for the gradient of the result; `wanted[i]` tells whether input

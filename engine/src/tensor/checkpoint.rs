@@ -7,6 +7,7 @@ use super::tape::{
     with_recording,
 };
 use crate::error::{Error, Result};
+use starling_contract::{MaybeSend, MaybeSync};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -22,7 +23,9 @@ struct Recompute<F> {
     draws: Vec<Draw>,
 }
 
-impl<F: Fn(&[Tensor]) -> Result<Tensor> + Send + Sync + 'static> Operation for Recompute<F> {
+impl<F: Fn(&[Tensor]) -> Result<Tensor> + MaybeSend + MaybeSync + 'static> Operation
+    for Recompute<F>
+{
     fn name(&self) -> &'static str {
         NAME
     }
@@ -72,7 +75,7 @@ impl<F: Fn(&[Tensor]) -> Result<Tensor> + Send + Sync + 'static> Operation for R
 /// Those of `f`.
 pub fn checkpoint<F>(f: F, inputs: &[Tensor]) -> Result<Tensor>
 where
-    F: Fn(&[Tensor]) -> Result<Tensor> + Send + Sync + 'static,
+    F: Fn(&[Tensor]) -> Result<Tensor> + MaybeSend + MaybeSync + 'static,
 {
     let detached: Vec<Tensor> = inputs.iter().map(Tensor::detach).collect();
     let outer = recording();
