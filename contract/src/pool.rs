@@ -121,6 +121,11 @@ impl Buffer {
     pub fn storage(&self) -> &Arc<dyn Storage> {
         &self.storage
     }
+
+    /// How many bytes were asked for.
+    pub fn bytes(&self) -> usize {
+        self.asked
+    }
 }
 
 impl Drop for Buffer {

@@ -279,6 +279,11 @@ impl Queue {
         recording::is_on(self)
     }
 
+    /// The capture that this thread's work belongs to.
+    pub(crate) fn capture(&self) -> Option<Capture> {
+        recording::capture(self)
+    }
+
     /// Records, from now on, what this thread gives to the queue.
     pub(crate) fn record(&self) -> Result<Recorder> {
         let instances = self.random_slot().as_ref().map_or_else(Instances::default, |w| w.begin());

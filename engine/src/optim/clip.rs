@@ -1,7 +1,7 @@
 //! Clipping gradients by their common norm.
 
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, by_place, runs};
 use starling_contract::DType;
 
 /// The norm of all gradients together and the factor that it leads to, both on the device.
@@ -17,7 +17,8 @@ pub struct Clip {
 const NO_LIMIT: f64 = 1e30;
 
 /// The norm over the gradients of `parameters`, and the factor that brings it to at most
-/// `max_norm`. Nothing is read back: the factor goes into the optimizer's update.
+/// `max_norm`. Nothing is read back: the factor goes into the optimizer's update. Gradients that
+/// lie side by side are summed as one, so that the last bits depend on where they lie.
 ///
 /// # Errors
 /// [`Error::Invalid`] when no parameter has a gradient; what the device reports.
@@ -25,10 +26,9 @@ pub fn clip_grad_norm<'a>(
     parameters: impl Iterator<Item = &'a Tensor>,
     max_norm: Option<f64>,
 ) -> Result<Clip> {
-    let squares = parameters
-        .filter_map(Tensor::grad)
-        .map(|g| g.sqr()?.sum_all())
-        .collect::<Result<Vec<Tensor>>>()?;
+    let gradients = runs(&by_place(parameters)).into_iter();
+    let squares = gradients.map(|run| run.gradient.sqr()?.sum_all());
+    let squares = squares.collect::<Result<Vec<Tensor>>>()?;
     let sum = sum_pairwise(squares)?;
     let norm = sum.sqrt()?;
     let one = Tensor::ones(norm.device(), DType::F32, &[])?;

@@ -1,6 +1,7 @@
 //! Optimizers whose whole step is work on the device.
 
 mod clip;
+mod runs;
 mod schedule;
 
 pub use clip::{Clip, clip_grad_norm};
@@ -8,11 +9,14 @@ pub use schedule::{Decline, Schedule};
 
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, update};
+use runs::Run;
 use serde::{Deserialize, Serialize};
 use starling_contract::DType;
 use starling_ops::Definition;
 use starling_ops::defs::{Adam, Adamw, Advance, Def, Sgd};
 use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::Arc;
 
 /// Which update, with its constants.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,6 +102,15 @@ impl Rule {
         self
     }
 
+    /// True when an update leaves a 0 without a gradient what it is: those between parameters.
+    fn keeps_zeros(&self) -> bool {
+        match *self {
+            Rule::Sgd { .. } => true,
+            // Otherwise it would be 0 / 0.
+            Rule::Adam { eps, .. } | Rule::AdamW { eps, .. } => eps as f32 > 0.0,
+        }
+    }
+
     fn decay(&self) -> f64 {
         match *self {
             Rule::Sgd { weight_decay, .. }
@@ -159,12 +172,23 @@ impl From<&Tensor> for Rate {
     }
 }
 
+#[derive(Clone)]
 struct Slot {
     name: String,
     parameter: Tensor,
+    /// Views of what its run remembers.
     memory: Vec<Tensor>,
     group: usize,
     may_lack_gradient: bool,
+}
+
+/// Parameters of a group that lie side by side in one buffer.
+pub struct Arena {
+    /// All their elements, along one axis; a parameter that lies by itself has its own shape.
+    /// What is written here is written to the parameters. Elements between parameters are 0.
+    pub parameters: Tensor,
+    /// The name of each parameter and where its elements are, in row-major order.
+    pub ranges: Vec<(String, Range<usize>)>,
 }
 
 /// The rule and the factor of the rate of a group.
@@ -175,10 +199,17 @@ struct Terms {
 
 /// Parameters, what is remembered for each, and the count of steps. The count lies on the device,
 /// so that a captured step counts when it is replayed.
+///
+/// The parameters of a group and a type are moved into one buffer, and their gradients come to lie
+/// in another one, so that one launch updates them all. Tensors and views of them notice nothing,
+/// but no other thread may compute with them meanwhile. A parameter stays where it is, and is
+/// updated by a launch of its own, if it is a view of a larger tensor or if a captured step reads
+/// it already.
 pub struct Optimizer {
     rule: Rule,
     groups: Vec<Terms>,
     slots: Vec<Slot>,
+    runs: Vec<Run>,
     /// Steps taken, and steps left out because the gradients were not finite.
     counts: [Tensor; 2],
     corrections: [Tensor; 2],
@@ -200,8 +231,8 @@ impl Optimizer {
     /// Takes charge of groups of parameters, all on one device. Nothing is remembered yet.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for no parameter, one that requires no gradient, two of one name or
-    /// impossible constants; out of memory.
+    /// [`Error::Invalid`] for no parameter, one that requires no gradient, two of one name, two
+    /// that share memory, one in two groups or impossible constants; out of memory.
     pub fn with_groups(rule: Rule, groups: Vec<Group>) -> Result<Self> {
         rule.check()?;
         let (mut terms, mut slots) = (Vec::new(), Vec::new());
@@ -211,7 +242,10 @@ impl Optimizer {
             positive("the factor of the learning rate", group.rate)?;
             terms.push(Terms { rule: own, rate: group.rate });
             for (name, parameter) in group.parameters {
-                slots.push(Slot::new(&rule, name, parameter, at)?);
+                let slot = Slot::new(name, parameter, at)?;
+                if !slot.is_among(&slots)? {
+                    slots.push(slot);
+                }
             }
         }
         let Some(device) = slots.first().map(|s| s.parameter.device().clone()) else {
@@ -222,12 +256,19 @@ impl Optimizer {
             let message = format!("two parameters are named {:?}: give each its own", twice.name);
             return Err(Error::invalid(message));
         }
+        runs::gather(&mut slots)?;
+        let runs = runs::find(&slots, rule.memories().len(), !rule.keeps_zeros())?;
+        for run in &runs {
+            for (at, slot) in slots[run.slots.clone()].iter_mut().enumerate() {
+                slot.memory = run.remembered(at, slot.parameter.shape())?;
+            }
+        }
         // Uploaded, not lazy: whatever a captured step first touches would be part of it.
         let number = |x: f32| Tensor::from_slice(&device, &[x], &[]);
         let counts = [number(0.0)?, number(0.0)?];
         let corrections = [number(1.0)?, number(1.0)?];
         let no_clip = number(1.0)?;
-        Ok(Self { rule, groups: terms, slots, counts, corrections, no_clip })
+        Ok(Self { rule, groups: terms, slots, runs, counts, corrections, no_clip })
     }
 
     /// Declares parameters that a step may leave without a gradient, and so unchanged: experts
@@ -261,6 +302,16 @@ impl Optimizer {
     /// The parameters.
     pub fn parameters(&self) -> impl Iterator<Item = &Tensor> {
         self.slots.iter().map(|s| &s.parameter)
+    }
+
+    /// The parameters in as few pieces as they lie in memory, each one in one of them: what is
+    /// averaged or saved goes by these.
+    pub fn arenas(&self) -> Vec<Arena> {
+        let arena = |run: &Run| Arena {
+            parameters: run.parameters.clone(),
+            ranges: run.ranges(&self.slots),
+        };
+        self.runs.iter().map(arena).collect()
     }
 
     /// What is remembered, by name, to be saved and overwritten when a run resumes: the means of
@@ -298,8 +349,8 @@ impl Optimizer {
     /// [`Error::Invalid`] that names a parameter without a gradient, before anything is changed;
     /// what the device reports.
     pub fn step(&self, rate: impl Into<Rate>, clip: Option<&Clip>) -> Result<()> {
-        let gradients: Vec<Option<Tensor>> =
-            self.slots.iter().map(Slot::gradient).collect::<Result<_>>()?;
+        let gradients = self.slots.iter().map(|s| Ok((&s.parameter, s.gradient()?)));
+        let gradients: Vec<_> = gradients.collect::<Result<_>>()?;
         let rate = match rate.into() {
             Rate::Device(tensor) => tensor,
             Rate::Constant(rate) if !rate.is_finite() => {
@@ -315,26 +366,26 @@ impl Optimizer {
         let own =
             |g: &Terms| if g.rate == 1.0 { Ok(rate.clone()) } else { rate.mul_scalar(g.rate) };
         let rates: Vec<Tensor> = self.groups.iter().map(own).collect::<Result<_>>()?;
-        for (slot, gradient) in self.slots.iter().zip(&gradients) {
-            let Some(gradient) = gradient else { continue };
-            let parameter = slot.parameter.detach();
-            let mut inputs = vec![&parameter, gradient];
-            inputs.extend(&slot.memory);
-            inputs.extend([&rates[slot.group], clip]);
-            if slot.memory.len() == 2 {
-                inputs.extend([c1, c2]);
+        for run in &self.runs {
+            for piece in run.pieces(&gradients)? {
+                let mut inputs = vec![&piece.parameters, &piece.gradient];
+                inputs.extend(&piece.memory);
+                inputs.extend([&rates[run.group], clip]);
+                if piece.memory.len() == 2 {
+                    inputs.extend([c1, c2]);
+                }
+                let outputs: Vec<&Tensor> =
+                    [&piece.parameters].into_iter().chain(&piece.memory).collect();
+                let rule = &self.groups[run.group].rule;
+                update(rule.definition(), &rule.scalars(), &inputs, &outputs)?;
             }
-            let mut outputs = vec![&parameter];
-            outputs.extend(&slot.memory);
-            let rule = &self.groups[slot.group].rule;
-            update(rule.definition(), &rule.scalars(), &inputs, &outputs)?;
         }
         Ok(())
     }
 }
 
 impl Slot {
-    fn new(rule: &Rule, name: String, parameter: Tensor, group: usize) -> Result<Self> {
+    fn new(name: String, parameter: Tensor, group: usize) -> Result<Self> {
         if parameter.tape().is_none() {
             let message = format!(
                 "the parameter {name:?} requires no gradient, so it would never change: call \
@@ -342,10 +393,23 @@ impl Slot {
             );
             return Err(Error::invalid(message));
         }
-        let zeros = vec![0f32; parameter.len()];
-        let room = || Tensor::from_slice(parameter.device(), &zeros, parameter.shape());
-        let memory = rule.memories().iter().map(|_| room()).collect::<Result<_>>()?;
-        Ok(Self { name, parameter, memory, group, may_lack_gradient: false })
+        Ok(Self { name, parameter, memory: Vec::new(), group, may_lack_gradient: false })
+    }
+
+    /// True when an earlier slot has the same parameter, under another name: a tied weight.
+    fn is_among(&self, slots: &[Slot]) -> Result<bool> {
+        let same = |other: &&Slot| match (other.parameter.tape(), self.parameter.tape()) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        };
+        let Some(found) = slots.iter().find(same) else { return Ok(false) };
+        if found.group == self.group && found.name != self.name {
+            return Ok(true);
+        }
+        Err(Error::invalid(format!(
+            "the parameter {:?} is given once more, as {:?}: name it once, in one group",
+            found.name, self.name
+        )))
     }
 
     /// The gradient; `None` for a parameter that may lack it.

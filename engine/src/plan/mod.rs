@@ -12,12 +12,13 @@
 mod fusion;
 mod node;
 mod outline;
+mod parts;
 mod verbs;
 mod watch;
 
-pub(crate) use node::{Lazy, Node, Rearrange, Stored, check_shape};
+pub(crate) use node::{Lazy, Memory, Node, Rearrange, Stored, check_shape};
 pub(crate) use outline::slope_is_one;
-pub(crate) use verbs::{reduce, update};
+pub(crate) use verbs::{reduce, reduce_into, update, write};
 pub(crate) use watch::{Watching, Written};
 
-use node::{Memory, lock};
+use node::lock;

@@ -1,10 +1,11 @@
 //! Values: stored, or expressions that can be computed when they are needed.
 
 use super::fusion::Fusion;
+use super::parts::{Bytes, Part};
 use super::watch::{self, MadeIn};
 use crate::device::{Device, Random};
 use crate::error::{Error, Result};
-use starling_contract::{Buffer, DType, Fill, Layout, MAX_RANK, View};
+use starling_contract::{DType, Fill, Layout, MAX_RANK, View};
 use starling_ops::Definition;
 use starling_ops::program::MAX_IMMEDIATES;
 use std::collections::HashSet;
@@ -20,9 +21,10 @@ const REPEAT_COST: usize = 8;
 
 /// Device memory that nodes share, with what must happen before it is overwritten.
 pub(crate) struct Memory {
-    buffer: Buffer,
-    version: AtomicU64,
-    nodes: Mutex<Vec<Weak<Node>>>,
+    pub(super) bytes: Bytes,
+    pub(super) version: AtomicU64,
+    pub(super) nodes: Mutex<Vec<Weak<Node>>>,
+    pub(super) parts: Mutex<Vec<Part>>,
 }
 
 /// The bytes of a tensor of `shape`; an error where its axes are too many, or its positions more
@@ -43,7 +45,7 @@ pub(crate) fn check_shape(op: &'static str, dtype: DType, shape: &[usize]) -> Re
 /// Where a stored value lies.
 #[derive(Clone)]
 pub(crate) struct Stored {
-    memory: Arc<Memory>,
+    pub(super) memory: Arc<Memory>,
     pub(crate) layout: Layout,
 }
 
@@ -51,19 +53,14 @@ impl Stored {
     /// Fresh memory for a row-major tensor; its contents are arbitrary.
     pub(crate) fn new(device: &Device, dtype: DType, shape: &[usize]) -> Result<Self> {
         let bytes = check_shape("tensor", dtype, shape)?;
-        let memory = Memory {
-            buffer: device.allocate(bytes)?,
-            version: AtomicU64::new(0),
-            nodes: Mutex::default(),
-        };
-        let memory = Arc::new(memory);
+        let memory = Arc::new(Memory::new(Bytes::Own(device.allocate(bytes)?), 0));
         watch::written(device, &memory);
         Ok(Self { memory, layout: Layout::contiguous(shape) })
     }
 
     /// The operand that backends see.
     pub(crate) fn view(&self, dtype: DType) -> View {
-        View { storage: self.memory.buffer.storage().clone(), dtype, layout: self.layout }
+        View { storage: self.memory.buffer().storage().clone(), dtype, layout: self.layout }
     }
 
     /// The same memory through another layout.
@@ -77,12 +74,19 @@ impl Stored {
 
     /// To be called before every write in place: see [`Memory::before_write`].
     pub(crate) fn before_write(&self, device: &Device) -> Result<()> {
-        watch::written(device, &self.memory);
-        self.memory.before_write()
+        self.overlapping().iter().try_for_each(|memory| {
+            watch::written(device, memory);
+            memory.before_write()
+        })
     }
 }
 
 impl Memory {
+    pub(super) fn new(bytes: Bytes, version: u64) -> Self {
+        let version = AtomicU64::new(version);
+        Self { bytes, version, nodes: Mutex::default(), parts: Mutex::default() }
+    }
+
     /// Computes everything that still waits to read this memory, then marks it as changed.
     pub(super) fn before_write(&self) -> Result<()> {
         let mut nodes: Vec<_> = lock(&self.nodes).iter().filter_map(Weak::upgrade).collect();
@@ -107,7 +111,7 @@ pub(super) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Adds to a list of weak handles and now and then drops the dead ones.
-fn remember(list: &Mutex<Vec<Weak<Node>>>, node: &Arc<Node>) {
+pub(super) fn remember(list: &Mutex<Vec<Weak<Node>>>, node: &Arc<Node>) {
     let mut list = lock(list);
     if list.len() >= 16 && list.len().is_power_of_two() {
         list.retain(|w| w.strong_count() > 0);
@@ -182,7 +186,7 @@ pub(super) struct Expression {
     size: Size,
 }
 
-enum State {
+pub(super) enum State {
     Stored(Stored),
     Lazy(Arc<Expression>),
 }
@@ -192,7 +196,7 @@ pub(crate) struct Node {
     pub(crate) device: Device,
     pub(crate) dtype: DType,
     shape: Layout,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     consumers: Mutex<Vec<Weak<Node>>>,
     /// Grows from node to node.
     pub(super) number: u64,

@@ -3,13 +3,23 @@
 use super::fusion::Fusion;
 use super::node::{Node, Stored, reads_nothing};
 use crate::error::{Error, Result};
-use starling_contract::{DType, Layout, Map, Reduce, ReduceKind};
+use starling_contract::{Copy, DType, Layout, Map, Reduce, ReduceKind};
 use starling_ops::Definition;
 use std::sync::Arc;
 
 /// Reduces `node` over the axes in `axes` (a bit each) with its expression fused into the verb;
 /// the result keeps the reduced axes with extent 1.
 pub(crate) fn reduce(node: &Arc<Node>, kind: ReduceKind, axes: u32) -> Result<Arc<Node>> {
+    reduce_into(node, kind, axes, |dtype, shape| Stored::new(&node.device, dtype, shape))
+}
+
+/// As [`reduce`], into the memory that `room` gives for a type and a shape.
+pub(crate) fn reduce_into(
+    node: &Arc<Node>,
+    kind: ReduceKind,
+    axes: u32,
+    room: impl FnOnce(DType, &[usize]) -> Result<Stored>,
+) -> Result<Arc<Node>> {
     let shape: Vec<usize> = node
         .shape()
         .iter()
@@ -20,7 +30,7 @@ pub(crate) fn reduce(node: &Arc<Node>, kind: ReduceKind, axes: u32) -> Result<Ar
         ReduceKind::ArgMax | ReduceKind::ArgMin => DType::I32,
         _ => DType::F32,
     };
-    let out = Stored::new(&node.device, dtype, &shape)?;
+    let out = room(dtype, &shape)?;
     let mut fusion = Fusion::new(node.shape());
     if reads_nothing(node) {
         // Nothing to read: the iteration space needs an operand that carries its shape.
@@ -75,4 +85,15 @@ pub(crate) fn update(
     }
     let device = &outputs[0].device;
     device.run(fusion.map(&roots, views))
+}
+
+/// Writes a value to fresh memory: computes it there if it is an expression, else copies it.
+pub(crate) fn write(node: &Arc<Node>, to: &Stored) -> Result<()> {
+    let dst = to.view(node.dtype);
+    if node.is_stored() || node.is_view() || reads_nothing(node) {
+        return node.device.run(Copy { src: node.view()?, dst });
+    }
+    let mut fusion = Fusion::new(node.shape());
+    let root = fusion.unrounded(node)?;
+    node.device.run(fusion.map(&[root], vec![dst]))
 }

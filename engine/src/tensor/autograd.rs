@@ -5,11 +5,14 @@
 //! training.
 
 use super::Tensor;
+use super::arena;
 use super::slot::{Part, add_now, add_part};
 use super::tape::{Found, Recorded, Recording, Tape, find, note_found, recording, with_recording};
+use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::plan::Node;
-use starling_contract::{MaybeSend, MaybeSync};
+use crate::plan::{Node, Stored};
+use starling_contract::{DType, MaybeSend, MaybeSync, View};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -179,6 +182,41 @@ pub(super) fn propagate(
     })
 }
 
+thread_local! {
+    /// The inputs of the operation whose backward runs.
+    static ROOMS: RefCell<Vec<Option<Arc<Tape>>>> = const { RefCell::new(Vec::new()) };
+}
+
+fn with_rooms<T>(inputs: Vec<Option<Arc<Tape>>>, backward: impl FnOnce() -> T) -> T {
+    struct Restore(Vec<Option<Arc<Tape>>>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            ROOMS.set(std::mem::take(&mut self.0));
+        }
+    }
+    let _restore = Restore(ROOMS.replace(inputs));
+    backward()
+}
+
+/// Memory for what an operation's backward returns as the gradient of its input `input`: where it
+/// is to add up, if that can be.
+pub(super) fn room(input: usize, device: &Device, dtype: DType, shape: &[usize]) -> Result<Stored> {
+    let leaf = ROOMS.with_borrow(|inputs| inputs.get(input).cloned().flatten());
+    arena::room(leaf.as_ref(), device, dtype, shape)
+}
+
+/// As [`Tensor::output`], in [`room`].
+pub(super) fn output(
+    input: usize,
+    device: &Device,
+    dtype: DType,
+    shape: &[usize],
+) -> Result<(Tensor, View)> {
+    let stored = room(input, device, dtype, shape)?;
+    let view = stored.view(dtype);
+    Ok((Tensor::from_node(Node::from_stored(device, dtype, stored)), view))
+}
+
 enum Piece {
     Whole(Tensor),
     Part(Part),
@@ -251,7 +289,8 @@ fn step(tape: &Arc<Tape>, gradient: Tensor, pending: &mut Pending) -> Result<()>
     if recorded.inputs.iter().flatten().any(|t| !t.dtype.is_float()) {
         return Err(Error::NotDifferentiable { op, reason: "an operand holds integers" });
     }
-    let (gradients, all) = match recorded.operation.backward(&gradient, &wanted)? {
+    let backward = || recorded.operation.backward(&gradient, &wanted);
+    let (gradients, all) = match with_rooms(recorded.inputs.clone(), backward)? {
         Backward::Gradients(g) => (g, true),
         Backward::Reached(g) => (g, false),
         Backward::Slice { gradient, axis, start, step } => {

@@ -1,14 +1,14 @@
 //! Picking and scattering by index.
 
 use super::Tensor;
-use super::autograd::{Backward, Operation, Saved, record};
+use super::autograd::{Backward, Operation, Saved, output, record};
 use crate::error::{Error, Result};
 use starling_contract::{DType, Fill, Gather, ScatterAdd, View};
 
-/// Adds `x` into f32 zeros of `shape` at `index` along `axis`.
-fn scatter(x: &Tensor, index: View, axis: usize, shape: &[usize]) -> Result<Tensor> {
+/// Adds `x` into zeros, an f32 tensor that nothing was written to, at `index` along `axis`.
+fn scatter(x: &Tensor, index: View, axis: usize, zeros: (Tensor, View)) -> Result<Tensor> {
     let (device, x) = (x.device(), x.to_dtype(DType::F32)?);
-    let (out, view) = Tensor::output(device, DType::F32, shape)?;
+    let (out, view) = zeros;
     device.run(Fill { dst: view.clone(), value: 0.0 })?;
     device.run(ScatterAdd { x: x.view()?, index, axis, out: view, workspace: None })?;
     Ok(out)
@@ -32,7 +32,8 @@ impl Operation for Pick {
     fn backward(&self, upstream: &Tensor, _wanted: &[bool]) -> Result<Backward> {
         let index = self.index.get(self.name())?.view()?.with(self.repeated);
         let upstream = upstream.reshape(&self.picked)?;
-        let gradient = scatter(&upstream, index, self.axis, &self.shape)?;
+        let zeros = output(0, upstream.device(), DType::F32, &self.shape)?;
+        let gradient = scatter(&upstream, index, self.axis, zeros)?;
         Ok(Backward::Gradients(vec![Some(gradient)]))
     }
 }
@@ -132,7 +133,8 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::gather`], and where `index` is shorter than this tensor along another axis.
     pub fn scatter_add(&self, axis: usize, index: &Tensor, source: &Tensor) -> Result<Tensor> {
-        let sum = scatter(source, index.view()?, axis, self.shape())?;
+        let zeros = Tensor::output(self.device(), DType::F32, self.shape())?;
+        let sum = scatter(source, index.view()?, axis, zeros)?;
         let out = self.detach().add(&sum)?;
         Ok(record(out.node().clone(), &[self, source], || Scatter {
             index: Saved::new(index),

@@ -1,7 +1,7 @@
 //! Matrix products.
 
 use super::Tensor;
-use super::autograd::{Backward, Operation, Saved, record};
+use super::autograd::{Backward, Operation, Saved, output, record, room};
 use super::elementwise::{broadcast, times_slope};
 use crate::error::{Error, Result};
 use crate::plan::{self, check_shape};
@@ -47,6 +47,14 @@ fn gemm(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let shape = [&batch[..], &[m, n]].concat();
     let (out, c) = Tensor::output(a.device(), DType::F32, &shape)?;
     let (a, b) = (operand(a, m, k)?, operand(b, k, n)?);
+    out.device().run(Gemm { a, b, c, alpha: 1.0, beta: 0.0, epilogue: None, workspace: None })?;
+    Ok(out)
+}
+
+/// `a b` for matrices, the gradient of input `input` of the operation whose backward runs.
+fn gradient(input: usize, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let (out, c) = output(input, a.device(), DType::F32, &[a.shape()[0], b.shape()[1]])?;
+    let (a, b) = (a.view()?, b.view()?);
     out.device().run(Gemm { a, b, c, alpha: 1.0, beta: 0.0, epilogue: None, workspace: None })?;
     Ok(out)
 }
@@ -132,14 +140,15 @@ impl Operation for Linear {
         // The product is written in the weight's own layout, so that nothing is transposed later.
         let d_w = wanted[1]
             .then(|| match self.layout {
-                WeightLayout::InOut => gemm(&rows.transpose(0, 1)?, &g),
-                WeightLayout::OutIn => gemm(&g.transpose(0, 1)?, &rows),
+                WeightLayout::InOut => gradient(1, &rows.transpose(0, 1)?, &g),
+                WeightLayout::OutIn => gradient(1, &g.transpose(0, 1)?, &rows),
             })
             .transpose()?;
         let mut gradients = vec![d_x, d_w];
         if self.bias {
             let sum = || {
-                let sum = plan::reduce(g.node(), ReduceKind::Sum, 1)?;
+                let place = |dtype, shape: &[usize]| room(2, g.device(), dtype, shape);
+                let sum = plan::reduce_into(g.node(), ReduceKind::Sum, 1, place)?;
                 Tensor::from_node(sum).reshape(&[outputs])
             };
             gradients.push(wanted[2].then(sum).transpose()?);

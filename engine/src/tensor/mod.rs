@@ -1,5 +1,6 @@
 //! Tensors.
 
+mod arena;
 mod attention;
 mod autograd;
 mod checkpoint;
@@ -14,6 +15,7 @@ mod split;
 mod tape;
 mod transfer;
 
+pub(crate) use arena::{Arena, Run, by_place, can_move, place_of, runs};
 pub use attention::{
     AttentionBlocks, AttentionOptions, AttentionScore, ScoreTerms, SequenceLengths,
 };

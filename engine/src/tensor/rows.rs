@@ -1,7 +1,7 @@
 //! Softmax, normalisation and cross-entropy.
 
 use super::Tensor;
-use super::autograd::{Backward, Operation, Saved, record};
+use super::autograd::{Backward, Operation, Saved, output, record};
 use crate::error::{Error, Result};
 use starling_contract::{
     CrossEntropy, CrossEntropyBackward, DType, Norm, NormBackward, NormKind, Softmax,
@@ -51,10 +51,12 @@ impl Operation for NormOperation {
         let n = x.shape()[x.rank() - 1];
         let view = |s: &Saved| s.get(op)?.view();
         let (d_x, d_x_view) = Tensor::output(device, DType::F32, x.shape())?;
-        let vector = |on: bool| on.then(|| Tensor::output(device, DType::F32, &[n])).transpose();
+        let vector =
+            |on: bool, at: usize| on.then(|| output(at, device, DType::F32, &[n])).transpose();
         let has_weight = self.weight.is_some();
-        let d_weight = vector(has_weight && wanted[1])?;
-        let d_bias = vector(self.bias && wanted[1 + usize::from(has_weight)])?;
+        let at_bias = 1 + usize::from(has_weight);
+        let d_weight = vector(has_weight && wanted[1], 1)?;
+        let d_bias = vector(self.bias && wanted[at_bias], at_bias)?;
         device.run(NormBackward {
             kind: self.kind,
             x: x.view()?,

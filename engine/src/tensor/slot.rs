@@ -1,6 +1,7 @@
 //! Sums of gradients.
 
 use super::Tensor;
+use super::arena::{Place, settle};
 use super::shape::slice_is_inside;
 use crate::error::{Error, Result};
 use crate::plan::{self, Node};
@@ -95,6 +96,8 @@ struct State {
     /// What other threads brought while one was adding.
     late: Vec<Tensor>,
     adding: bool,
+    /// Where the sum should lie.
+    place: Option<Place>,
 }
 
 /// Where the gradient of a leaf adds up. No lock is held while work is submitted: a thread that
@@ -106,6 +109,21 @@ impl Slot {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every critical section here leaves its data consistent at each step.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the sum its place in an arena.
+    pub(super) fn settle_at(&self, place: Place) {
+        self.lock().place = Some(place);
+    }
+
+    pub(super) fn place(&self) -> Option<Place> {
+        self.lock().place.clone()
+    }
+
+    /// True when nothing has arrived.
+    pub(super) fn is_free(&self) -> bool {
+        let state = self.lock();
+        state.sum.is_none() && !state.adding
     }
 
     /// The sum so far.
@@ -128,6 +146,11 @@ impl Slot {
 
     /// Adds `gradient` at once. After an error the sum is what it was.
     pub(super) fn add(&self, gradient: Tensor) -> Result<()> {
+        let place = if self.is_free() { self.place() } else { None };
+        let gradient = match place {
+            Some(place) => settle(&place, gradient)?,
+            None => gradient,
+        };
         gradient.node().stored()?;
         let mut turn = {
             let mut state = self.lock();
