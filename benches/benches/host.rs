@@ -1,7 +1,7 @@
 //! What the host does for an operation: nanoseconds and allocations, on tensors so small that the
 //! kernels take next to nothing. On the device that `STARLING_DEVICE` names (`cpu` without it).
 
-use starling_engine::{Device, Result, Tensor};
+use starling_engine::{Device, Passes, Result, Tensor};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -61,9 +61,9 @@ fn main() -> Result<()> {
     measure("eager x y (4x4)", 1, || x.matmul(&y)?.contiguous().map(drop))?;
     let steps = 100;
     let product = || (0..steps).try_fold(x.clone(), |z, _| z.matmul(&y));
-    let (captured, _kept) = device.capture(product)?;
+    let (captured, _kept) = device.capture_with(Passes::NONE, product)?;
     measure("replayed x y (4x4)", captured.launches(), || captured.replay())?;
     let sums = || (0..steps).try_fold(x.clone(), |z, _| z.add(&y)?.contiguous());
-    let (captured, _kept) = device.capture(sums)?;
+    let (captured, _kept) = device.capture_with(Passes::NONE, sums)?;
     measure("replayed x + y", captured.launches(), || captured.replay())
 }

@@ -121,8 +121,8 @@ pub fn threads() -> usize {
     current().map_or(1, |shared| shared.seats.len())
 }
 
-/// True in a task of [`for_each`], where nothing may be submitted: the verb that it is part of
-/// keeps its turn until the task is done.
+/// True in a task of a kernel that is spread over threads, where nothing may be submitted: the verb
+/// that it is part of keeps its turn until the task is done.
 pub fn is_task() -> bool {
     IN_TASK.get()
 }
