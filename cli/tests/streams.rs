@@ -70,13 +70,25 @@ fn a_full_standard_output_is_an_error() {
     }
 }
 
+/// True when this process ignores a signal, and with it every program that it starts.
+fn is_ignored_here(signal: u32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|l| l.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|m| u64::from_str_radix(m.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal - 1) & 1 == 1
+}
+
 #[test]
 fn a_signal_finishes_the_step_saves_and_says_how_to_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let options = ["--steps", "40", "--checkpoint-every", "1000", "--dropout", "0.1"];
     let whole = dir.path().join("whole");
     assert_eq!(short_train(&whole, &options).status.code(), Some(0));
-    for (name, code) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
+    for (name, code, number) in [("INT", 130, 2), ("TERM", 143, 15), ("HUP", 129, 1)] {
+        if is_ignored_here(number) {
+            println!("SKIPPED: these tests were started with {name} ignored, as nohup does");
+            continue;
+        }
         let run = dir.path().join(name);
         let mut command = short_command(&run, &options);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
