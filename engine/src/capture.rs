@@ -21,11 +21,12 @@ impl Device {
     /// Those of `step`, and [`Error::Invalid`] within another capture on this queue by this thread;
     /// nothing stays recorded then, nor when `step` panics.
     pub fn capture<T>(&self, step: impl FnOnce() -> Result<T>) -> Result<(Captured, T)> {
-        self.capture_with(Passes::ALL, step)
+        self.capture_with(Passes::that_pay_on(self.capabilities()), step)
     }
 
-    /// As [`Device::capture`], with these passes over the recorded list. The step itself runs as it
-    /// is; replays run the list that the passes make of it, with the same bits.
+    /// As [`Device::capture`], with these passes over the recorded list instead of those of
+    /// [`Passes::that_pay_on`] the device. The step itself runs as it is; replays run the list that
+    /// the passes make of it, with the same bits.
     ///
     /// # Errors
     /// As [`Device::capture`].

@@ -78,7 +78,7 @@ fn a_map_does_not_move_past_a_write_of_what_it_reads() {
         x.slice_assign(0, 0, &x.mul_scalar(0.5)?)?;
         old.sqr()?.add(&x)?.contiguous()
     };
-    let (captured, out) = device.capture(step).unwrap();
+    let (captured, out) = device.capture_with(Passes::ALL, step).unwrap();
     for _ in 0..3 {
         let before = x.to_vec::<f32>().unwrap();
         captured.replay().unwrap();
@@ -98,7 +98,7 @@ fn an_index_outside_its_table_is_reported_even_if_nobody_looks() {
         table.embedding(&index)?;
         table.exp()?.contiguous()
     };
-    let (captured, _) = device.capture(step).unwrap();
+    let (captured, _) = device.capture_with(Passes::ALL, step).unwrap();
     index.copy_from_slice(&[0i32, 4]).unwrap();
     assert!(captured.replay().is_err());
 }
@@ -113,7 +113,7 @@ fn a_list_is_explained() {
         let (a, b) = (scale.sum(&[1], true)?, scale.sum(&[0], true)?);
         hidden.mul(&a.add(&b)?)?.contiguous()
     };
-    let (captured, out) = device.capture(step).unwrap();
+    let (captured, out) = device.capture_with(Passes::ALL, step).unwrap();
     let explanation = captured.explain([("x", &x), ("w", &w), ("out", &out)]).unwrap();
     assert_eq!(explanation.len(), captured.launches());
     let text = explanation.to_string();
