@@ -131,3 +131,17 @@ fn a_list_is_explained() {
     assert!(!text.contains("a part of"), "{text}");
     assert!(explanation.temporary_bytes() >= 6 * 4 * 4 && explanation.bytes() > 0);
 }
+
+#[test]
+fn what_a_pass_that_is_off_would_join_is_explained() {
+    let device = cpu();
+    let x = ramp(&device, &[8]);
+    let step = || x.exp()?.contiguous()?.sqr()?.contiguous();
+    let text = |passes| {
+        let (captured, _out) = device.capture_with(passes, step).unwrap();
+        captured.explain([("x", &x)]).unwrap().to_string()
+    };
+    let plain = text(Passes::NONE);
+    assert!(plain.contains("joining it with #1 is off"), "{plain}");
+    assert!(!text(Passes::ALL).contains("is off"));
+}

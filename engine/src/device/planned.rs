@@ -9,15 +9,13 @@ use std::sync::Arc;
 /// What another backend would be asked for.
 pub(super) struct Planned {
     of: Arc<dyn Backend>,
-    name: String,
     device: DeviceId,
 }
 
 impl Planned {
     pub fn of(backend: &Arc<dyn Backend>) -> Self {
-        let name = format!("{} (planned)", backend.device());
-        let device = DeviceId::named(&name);
-        Self { of: backend.clone(), name, device }
+        let device = DeviceId::named(&format!("{} (planned)", backend.device()));
+        Self { of: backend.clone(), device }
     }
 }
 
@@ -38,7 +36,7 @@ impl Storage for Nothing {
 
 impl Backend for Planned {
     fn name(&self) -> &str {
-        &self.name
+        self.device.name()
     }
 
     fn device(&self) -> DeviceId {

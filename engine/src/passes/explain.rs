@@ -148,7 +148,9 @@ pub(crate) fn explain(list: &[Checked], names: &Names, world: &World<'_>) -> Exp
         let writes = results.iter().enumerate().map(name).collect();
         let operands = verb.reads().into_iter().chain(verb.writes());
         let bytes = operands.map(|v| v.bytes() as u64).sum();
-        let stop = into_reader(list, at, world).and_then(Result::err);
+        // Where the pass was on, nothing is left to join.
+        let found = into_reader(list, at, world);
+        let stop = found.map(|f| f.map_or_else(|stop| stop, |(reader, _)| Stop::Off(reader)));
         Launch { what: what(verb), reads, writes, bytes, stop }
     };
     let launches = list.iter().enumerate().map(launch).collect();

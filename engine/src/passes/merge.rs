@@ -31,6 +31,8 @@ pub(super) enum Stop {
     Type(DType),
     /// It computes more than one result.
     Results,
+    /// Nothing but that the pass was off.
+    Off(usize),
 }
 
 impl fmt::Display for Stop {
@@ -47,6 +49,7 @@ impl fmt::Display for Stop {
             Stop::Order(i) => write!(f, "what it reads is overwritten before #{i}"),
             Stop::Type(dtype) => write!(f, "its result is {dtype}"),
             Stop::Results => write!(f, "it has several results"),
+            Stop::Off(i) => write!(f, "joining it with #{i} is off: see Passes"),
         }
     }
 }
@@ -114,7 +117,7 @@ impl Joined {
     ) -> Vec<NodeId> {
         let params = self.params.places(params);
         let places: Vec<Result<NodeId, u16>> = (0..inputs.len())
-            .map(|i| known(i).ok_or(()).map_err(|()| self.inputs.place(&inputs[i])))
+            .map(|i| known(i).ok_or_else(|| self.inputs.place(&inputs[i])))
             .collect();
         let mut input = |b: &mut Builder, i: u16| match places[usize::from(i)] {
             Ok(id) => id,
@@ -176,10 +179,10 @@ fn join(
     if !uses.dies {
         return Err(Stop::Result);
     }
-    let touching = b.inputs.iter().filter(|v| result.may_overlap(v));
+    let mut touching = b.inputs.iter().filter(|v| result.may_overlap(v));
     let shape = b.outputs[0].shape();
     let as_parameter = b.params.iter().any(|v| result.may_overlap(v));
-    if as_parameter || !touching.clone().all(|v| same_elements(v, result)) {
+    if as_parameter || !touching.all(|v| same_elements(v, result)) {
         return Err(Stop::Places(reader));
     }
     if !may_move_down(list, first, reader) {
@@ -213,7 +216,7 @@ fn side_by_side(
 ) -> Option<Checked> {
     let (a, b) = (as_map(&list[first])?, as_map(&list[second])?);
     let shape = a.outputs[0].shape();
-    let shared = |v: &View| b.inputs.iter().any(|w| same_elements(v, w) && v.len() == w.len());
+    let shared = |v: &View| b.inputs.iter().any(|w| same_elements(v, w));
     if b.outputs[0].len() != a.outputs[0].len()
         || !a.inputs.iter().any(shared)
         || !numbers_fit(&a.immediates, &b.immediates)

@@ -147,19 +147,13 @@ impl Builder {
     ) -> Vec<NodeId> {
         let numbers: Vec<f32> = immediates.values().collect();
         let mut made: Vec<NodeId> = Vec::with_capacity(program.nodes().len());
-        let mut placed = vec![None; numbers.len()];
         for node in program.nodes() {
             let id = match node.op {
                 Op::Input(i) => input(self, i),
                 Op::Param(i) => self.put(Op::Param(param(i)), &[]),
                 Op::ParamWord(i) => self.put(Op::ParamWord(param(i)), &[]),
-                Op::Imm(i) => match placed[usize::from(i)] {
-                    Some(id) => id,
-                    None => {
-                        let id = self.element(numbers[usize::from(i)]);
-                        *placed[usize::from(i)].insert(id)
-                    }
-                },
+                // Each stands once in a program.
+                Op::Imm(i) => self.element(numbers[usize::from(i)]),
                 op => {
                     let args = node.args().iter().map(|&a| made[usize::from(a)]);
                     let args: Vec<NodeId> = args.collect();
