@@ -6,6 +6,7 @@ use starling_contract::{
     Attention, AttentionBackward, DType, HostStorage, Immediates, Lengths, Program, Result,
     Sequence, View,
 };
+use starling_ops::defs::{Def, Dropout};
 use starling_ops::program::Env;
 use starling_ops::{Key, Math, Scalar};
 
@@ -171,9 +172,10 @@ impl<'a> Problem<'a> {
 
     fn factor(&self, pair: usize) -> f64 {
         let (Some(dropout), Some(key)) = (&self.verb.dropout, self.key) else { return 1.0 };
-        let uniform = Scalar::<f64>::NEW.uniform(pair as u32, key);
-        let p = f64::from(dropout.p);
-        if uniform >= p { 1.0 / (1.0 - p) } else { 0.0 }
+        let m = Scalar::<f64>::NEW;
+        let mut factor = [0.0];
+        Dropout.eval(m, &[1.0, m.uniform(pair as u32, key), dropout.p.into()], &mut factor);
+        factor[0]
     }
 
     /// The derivatives of a score by its product and by each of the program's own inputs.

@@ -10,6 +10,7 @@ use crate::error::Result;
 use starling_contract::{
     Attention, AttentionBackward, DType, Layout, Map, ReduceKind, Score, View, WeightDropout,
 };
+use starling_ops::defs::{Def, Dropout};
 use starling_ops::trace::{Mask, Real, Trace};
 use starling_ops::{Key, Math};
 
@@ -150,11 +151,12 @@ fn drop_weights(
     f: impl FnOnce(Trace<'_>, Real) -> Real,
 ) -> Result<()> {
     let inputs = l.spread(inputs, output.shape())?;
-    let p = f64::from(dropout.p);
     let (program, immediates) = program(|t| {
         let [seed_lo, seed_hi, instance, step, node] = [0, 1, 2, 3, 4].map(|i| t.param_word(i));
         let u = t.uniform(t.index(), Key { seed_lo, seed_hi, instance, step, node });
-        f(t, t.select(t.ge(u, t.immediate(p)), t.immediate(1.0 / (1.0 - p)), t.lit(0.0)))
+        let mut factor = [u];
+        Dropout.eval(t, &[t.lit(1.0), u, t.immediate(dropout.p.into())], &mut factor);
+        f(t, factor[0])
     });
     let params = dropout.words().into_iter().cloned().collect();
     l.push(Map { program, params, immediates, inputs, outputs: vec![output.clone()] });

@@ -9,25 +9,28 @@ use crate::plan::scope::Scope;
 use starling_contract::{
     Attention, DType, Immediates, Layout, Lengths, Program, Result, Score, View,
 };
+use starling_ops::defs::{Def, Dropout};
 use starling_ops::program::Builder;
 use starling_ops::{Key, Math, Trace};
 use std::cell::RefCell;
 use std::fmt::Write;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 /// Keys and queries that positions and windows count in.
 pub(super) const MOST: usize = 1 << 29;
 
-/// The uniform number of an element, of the five words of a key.
-static DRAWN: LazyLock<Arc<Program>> = LazyLock::new(|| {
+/// What dropout multiplies an element by, of the five words of a key; and its immediates.
+fn factor(p: f32) -> (Program, Immediates) {
     let builder = RefCell::new(Builder::new());
     let t = Trace(&builder);
     let word = |i| t.param_word(i);
     let key =
         Key { seed_lo: word(0), seed_hi: word(1), instance: word(2), step: word(3), node: word(4) };
-    let drawn = t.uniform(t.index(), key);
-    Arc::new(builder.into_inner().finish(&[drawn.0]))
-});
+    let u = t.uniform(t.index(), key);
+    let mut factor = [u];
+    Dropout.eval(t, &[t.lit(1.0), u, t.immediate(p.into())], &mut factor);
+    builder.into_inner().finish_with_immediates(&[factor[0].0])
+}
 
 /// True when nothing but `causal` and the mask decides what counts, and how much.
 pub(super) fn is_plain(v: &Attention) -> bool {
@@ -182,18 +185,17 @@ pub(super) fn weigh(rows: &mut Rows, v: &Attention, slope: Slope) {
         scores(k, score, slope, &mut text);
     }
     if let Some(dropout) = &v.dropout {
-        k.constant("DROPPED", true).program("drawn", &DRAWN);
+        let (program, values) = factor(dropout.p);
+        let more = arguments(&program, "d", "f");
+        immediates(k, "f", &program, &values);
+        k.constant("DROPPED", true).program("dropped", &Arc::new(program));
         for (i, word) in dropout.words().into_iter().enumerate() {
             k.operand(format!("d{i}"), word, Access::Read);
         }
-        let inverse = (1.0 / (1.0 - f64::from(dropout.p))) as f32;
-        k.bits("p", dropout.p.to_bits()).bits("inverse", inverse.to_bits());
         let _ = write!(
             text,
             "fn factor(p: Place, query: u32, key: u32) -> f32 {{\n    \
-             let u = drawn({}(p.head * $queries + query) * $keys + key);\n    \
-             return select(0.0, bitcast<f32>($inverse), u >= bitcast<f32>($p));\n}}\n",
-            arguments(&DRAWN, "d", "")
+             return dropped({more}(p.head * $queries + query) * $keys + key);\n}}\n",
         );
     }
     k.glue(&format!("struct Place {{\n{fields}}}\n"));
