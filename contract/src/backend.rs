@@ -45,6 +45,11 @@ pub struct Capabilities {
     pub rounds_every_step: bool,
 }
 
+/// The bytes of one buffer that every GPU's driver binds at once: WebGPU's default.
+pub const LEAST_BINDING_BYTES: usize = 128 << 20;
+/// The buffers that every GPU's driver binds at once: WebGPU's default.
+pub const LEAST_BINDINGS: usize = 8;
+
 /// A device. Held as `Arc<dyn Backend>`.
 pub trait Backend: MaybeSend + MaybeSync {
     /// `cpu`, `webgpu:0`, `cuda:1`: how users ask for it.

@@ -21,8 +21,8 @@ mod turn;
 mod verb;
 
 pub use backend::{
-    Backend, Capabilities, Download, Event, ListReplay, Passed, Pending, Replay, Stream,
-    StreamCounters, Support,
+    Backend, Capabilities, Download, Event, LEAST_BINDING_BYTES, LEAST_BINDINGS, ListReplay,
+    Passed, Pending, Replay, Stream, StreamCounters, Support,
 };
 pub use cache::Cache;
 pub use error::{Error, Result};

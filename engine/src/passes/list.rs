@@ -1,7 +1,7 @@
 //! Who reads what in a list of verbs.
 
 use super::World;
-use starling_contract::{Checked, Layout, Verb, View};
+use starling_contract::{Checked, LEAST_BINDING_BYTES, LEAST_BINDINGS, Layout, Verb, View};
 use std::ops::Range;
 
 /// What becomes of a value after it was written.
@@ -110,11 +110,6 @@ fn flat(view: &View) -> Layout {
     Layout::new(&[view.len()], &[1], view.layout.offset())
 }
 
-/// What WebGPU's baseline binds of one buffer at once.
-const BINDING_BYTES: usize = 128 << 20;
-/// Buffers that WebGPU's baseline binds at once.
-const BINDINGS: usize = 8;
-
 /// True when a verb of these operands can be bound on the least device.
 pub(super) fn can_be_bound<'a>(operands: impl IntoIterator<Item = &'a View>) -> bool {
     let mut distinct: Vec<&View> = Vec::new();
@@ -123,6 +118,6 @@ pub(super) fn can_be_bound<'a>(operands: impl IntoIterator<Item = &'a View>) -> 
             distinct.push(view);
         }
     }
-    let slots = distinct.iter().map(|v| v.storage.bytes().div_ceil(BINDING_BYTES).max(1));
-    slots.sum::<usize>() <= BINDINGS
+    let slots = distinct.iter().map(|v| v.storage.bytes().div_ceil(LEAST_BINDING_BYTES).max(1));
+    slots.sum::<usize>() <= LEAST_BINDINGS
 }

@@ -10,14 +10,12 @@ use super::tape::Tape;
 use crate::device::Device;
 use crate::error::Result;
 use crate::plan::{self, Memory, Node, Stored};
-use starling_contract::{Capture, DType, Fill, Layout};
+use starling_contract::{Capture, DType, Fill, LEAST_BINDING_BYTES, Layout};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Where parameters begin, in elements: whole cache lines, and the fours that shaders move.
 const ALIGN: usize = 64;
-/// The most bytes of an arena of more than one parameter: WebGPU's baseline binds so much at once.
-const MOST_BYTES: usize = 128 << 20;
 
 /// Parameters of one type side by side.
 pub(crate) struct Arena {
@@ -49,14 +47,14 @@ pub(crate) struct Place {
 }
 
 impl Arena {
-    /// Moves the parameters that [`can_move`] into arenas, each as large as it may be. They stay
-    /// what they are, and so do views of them.
+    /// Moves the parameters that [`can_move`] into arenas of as much as is bound at once, or of one
+    /// parameter that is larger. They stay what they are, and so do views of them.
     pub(crate) fn gather(parameters: &[&Tensor]) -> Result<()> {
         let (mut rest, mut bytes) = (parameters, 0);
         while let Some(first) = rest.first() {
             let fits = |t: &&&Tensor| {
                 bytes += t.len().next_multiple_of(ALIGN) * t.dtype().size();
-                bytes <= MOST_BYTES
+                bytes <= LEAST_BINDING_BYTES
             };
             let count = rest.iter().take_while(fits).count().max(1);
             let (now, later) = rest.split_at(count);
