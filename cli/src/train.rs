@@ -32,7 +32,7 @@ fn start(args: &TrainArgs) -> Result<ExitCode> {
     settings.check()?;
     let corpus = corpus(args.text.as_deref())?;
     let config = config(args, &settings)?;
-    settings.plan_memory(device, |plan| Gpt2::fresh(plan, config.clone(), settings.seed))?;
+    settings.plan_memory(device, |blank| Gpt2::new(config.clone(), blank))?;
     let model = Gpt2::fresh(device, config.clone(), settings.seed)?;
     let signals = Signals::listen()?;
     let stop = || signals.received();

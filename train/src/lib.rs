@@ -19,9 +19,9 @@ pub use trainer::{Event, Outcome, Trainer};
 use data::{Batch, Prefetch};
 use memory::{Bytes, product};
 use serde::{Deserialize, Serialize};
-use starling_engine::nn::{Mode, Module};
+use starling_engine::nn::{Init, Mode, Module, Source};
 use starling_engine::optim::{Decline, Optimizer, Rule, Schedule};
-use starling_engine::{Device, Error, Result, Tensor};
+use starling_engine::{DType, Device, Error, Result, Tensor};
 
 /// What the trainer needs to know of a model that predicts the next token.
 pub trait LanguageModel: Module {
@@ -42,6 +42,19 @@ pub trait LanguageModel: Module {
     /// logits and their gradient.
     fn step_bytes(&self, batch: usize, sequence: usize) -> Bytes {
         2 * product(&[size_of::<f32>(), batch, sequence, self.vocabulary()])
+    }
+}
+
+/// Parameters that hold nothing.
+struct Blank(Device);
+
+impl Source for Blank {
+    fn device(&self) -> &Device {
+        &self.0
+    }
+
+    fn parameter(&mut self, _name: &str, shape: &[usize], _init: Init) -> Result<Tensor> {
+        Ok(Tensor::zeros(&self.0, DType::F32, shape)?.requires_grad())
     }
 }
 
@@ -139,17 +152,18 @@ impl Settings {
     }
 
     /// As [`Settings::check_memory`], and exactly: a step on a device that has no memory and
-    /// computes nothing says what a step needs. `fresh` makes the model there.
+    /// computes nothing says what a step needs. `model` makes the model there, and no weights are
+    /// drawn.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with both numbers; those of `fresh` and of the step.
+    /// [`Error::Invalid`] with both numbers; those of `model` and of the step.
     pub fn plan_memory<M: LanguageModel>(
         &self,
         device: &Device,
-        fresh: impl FnOnce(&Device) -> Result<M>,
+        model: impl FnOnce(&mut dyn Source) -> Result<M>,
     ) -> Result<()> {
         let plan = device.planned()?;
-        let model = fresh(&plan)?;
+        let model = model(&mut Blank(plan.clone()))?;
         self.check_memory(&model)?;
         let optimizer = Optimizer::new(self.optimizer, model.parameters())?;
         let sequences = self.sequences();
