@@ -3,7 +3,8 @@
 use half::bf16;
 use starling_contract::Backend;
 use starling_engine::{
-    Backward, DType, Device, Error, Operation, Result, Tensor, checkpoint, no_grad,
+    AttentionOptions, Backward, DType, Device, Error, Operation, Result, Tensor, checkpoint,
+    no_grad,
 };
 use std::sync::Arc;
 
@@ -137,6 +138,26 @@ fn a_checkpoint_without_inputs_draws_the_same_random_numbers_again() -> Result<(
     y.sum_all()?.backward()?;
     assert_eq!(gradient(&w), kept);
     assert!(kept.contains(&0.0) && kept.iter().any(|&x| x > 0.0));
+    Ok(())
+}
+
+#[test]
+fn attention_in_a_checkpoint_drops_the_same_weights_again() -> Result<()> {
+    let device = reference();
+    let data: Vec<f32> = (0..96).map(|i| ((i * 7) % 11) as f32 / 11.0).collect();
+    let gradient_of_values = |again: bool| -> Result<Vec<f32>> {
+        device.seed(1)?;
+        let packed = Tensor::from_slice(&device, &data, &[1, 8, 12])?.requires_grad();
+        let attend = |t: &[Tensor]| {
+            let options = AttentionOptions { dropout: 0.5, ..Default::default() };
+            t[0].attention_packed(1, 1, &options)
+        };
+        let inputs = std::slice::from_ref(&packed);
+        let y = if again { checkpoint(attend, inputs)? } else { attend(inputs)? };
+        y.sum_all()?.backward()?;
+        Ok(gradient(&packed))
+    };
+    assert_eq!(gradient_of_values(true)?, gradient_of_values(false)?);
     Ok(())
 }
 

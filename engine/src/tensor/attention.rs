@@ -2,7 +2,7 @@
 
 use super::Tensor;
 use super::autograd::{Backward, Operation, Saved, record};
-use crate::device::Random;
+use super::tape::{self, Draw};
 use crate::error::{Error, Result};
 use starling_contract::{
     Attention, AttentionBackward, BlockMask, DType, Immediates, Layout, Lengths, Program, Score,
@@ -154,7 +154,7 @@ struct Terms {
     mask: Option<Saved>,
     program: Option<(Arc<Program>, Immediates)>,
     inputs: Vec<Saved>,
-    dropout: Option<(f32, Random, u32)>,
+    dropout: Option<(f32, Draw)>,
     scale: f32,
     lse: Saved,
     out: Saved,
@@ -174,11 +174,8 @@ impl Terms {
             return Err(Error::invalid(format!("dropout probability {p} is not in 0..1")));
         }
         let dropout = match p > 0.0 {
-            true => {
-                let random = out.device().random()?;
-                let instance = random.next_instance();
-                Some((p as f32, random, instance))
-            }
+            // A checkpoint that runs again draws what it drew.
+            true => Some((p as f32, tape::draw(out)?)),
             false => None,
         };
         let inputs = options.score.iter().flat_map(|s| &s.inputs);
@@ -231,7 +228,7 @@ impl Terms {
         }
         let score = self.program.clone().map(|p| Score::new(p, Vec::new(), inputs));
         let mut dropout = None;
-        if let Some((p, random, instance)) = &self.dropout {
+        if let Some((p, (random, instance))) = &self.dropout {
             dropout = Some(WeightDropout { p: *p, key: random.key(*instance)? });
         }
         let lse = get(&self.lse)?;
