@@ -87,3 +87,23 @@ fn memory_that_is_still_in_use_on_the_device_is_waited_for() {
     let x = ones(1 << 18).unwrap().add_scalar(1.0).unwrap();
     assert_eq!(x.to_vec::<f32>().unwrap()[0], 2.0, "the process works on");
 }
+
+/// A write that fails for want of memory leaves all values that wait to read what it would have
+/// overwritten: the next one computes them first.
+#[test]
+fn a_write_that_fails_forgets_no_value_that_waits() {
+    const N: usize = 1 << 18;
+    let backend = Device::new("cpu").unwrap().backend().clone();
+    let device = Device::with_memory_limit(backend, 5 * N * 4).unwrap();
+    let filled = |x: f32| Tensor::from_slice(&device, &vec![x; N], &[N]).unwrap();
+    let x = filled(1.0);
+    let hogs = [(); 3].map(|()| filled(0.0));
+    let waiting: Vec<Tensor> = (1..4).map(|i| x.add_scalar(f64::from(i)).unwrap()).collect();
+    // There is room for one of the three.
+    let full = x.copy_from_slice(&vec![100f32; N]);
+    assert!(full.is_err());
+    drop(hogs);
+    x.copy_from_slice(&vec![100f32; N]).unwrap();
+    let found: Vec<f32> = waiting.iter().map(|t| t.to_vec::<f32>().unwrap()[7]).collect();
+    assert_eq!(found, [2.0, 3.0, 4.0]);
+}

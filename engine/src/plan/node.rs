@@ -91,11 +91,15 @@ impl Memory {
     pub(super) fn before_write(&self) -> Result<()> {
         let mut nodes: Vec<_> = lock(&self.nodes).iter().filter_map(Weak::upgrade).collect();
         while let Some(node) = nodes.pop() {
-            let consumers: Vec<_> =
-                lock(&node.consumers).drain(..).filter_map(|c| c.upgrade()).collect();
-            for consumer in consumers {
+            let waiting = std::mem::take(&mut *lock(&node.consumers));
+            for (at, consumer) in waiting.iter().enumerate() {
+                let Some(consumer) = consumer.upgrade() else { continue };
+                let stored = consumer.stored().inspect_err(|_| {
+                    // They still wait, for the next one who writes.
+                    lock(&node.consumers).extend_from_slice(&waiting[at..]);
+                })?;
                 // A view shares the memory, so what waits to read the view must be computed too.
-                if std::ptr::eq(Arc::as_ptr(&consumer.stored()?.memory), self) {
+                if std::ptr::eq(Arc::as_ptr(&stored.memory), self) {
                     nodes.push(consumer);
                 }
             }
