@@ -149,7 +149,8 @@ impl Device {
         self.0.synced().await
     }
 
-    /// Seeds the device's random numbers (dropout) and starts at step 0.
+    /// Seeds the device's random numbers (dropout) and starts at step 0. What was dropped before
+    /// and is still needed, by a result that nobody has read or by backward, is then an error.
     ///
     /// # Errors
     /// What the device reports.
@@ -158,7 +159,8 @@ impl Device {
     }
 
     /// Overwrites the step that random numbers depend on, and starts its operations anew: what a
-    /// training loop does before each step, captured or not. No graph with dropout may be alive.
+    /// training loop does before each step, captured or not. As with [`Device::seed`], what was
+    /// dropped before must not be needed any more.
     ///
     /// # Errors
     /// What the device reports.

@@ -156,17 +156,16 @@ impl Queue {
     pub(super) fn random(&self) -> Result<Random> {
         let mut slot = self.random_slot();
         if let Some(words) = &*slot {
-            return Ok(Random { queue: self.clone(), words: words.clone() });
+            return Ok(Random::new(self, words));
         }
         // Not part of what is being recorded: a replay goes on where the numbers stand.
-        let random = self.outside(|| {
+        let words = self.outside(|| {
             let words = Arc::new(Words::new(self)?);
-            let random = Random { queue: self.clone(), words };
-            random.reseed(0)?;
-            Ok::<_, Error>(random)
+            Random::new(self, &words).reseed(0)?;
+            Ok::<_, Error>(words)
         })?;
-        *slot = Some(random.words.clone());
-        Ok(random)
+        *slot = Some(words.clone());
+        Ok(Random::new(self, &words))
     }
 
     fn random_slot(&self) -> MutexGuard<'_, Option<Arc<Words>>> {

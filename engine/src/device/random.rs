@@ -5,7 +5,7 @@ use super::recording;
 use crate::error::{Error, Result};
 use starling_contract::{Buffer, DType, Layout, View};
 use starling_ops::Key;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 const SEED_LO: usize = 0;
@@ -20,15 +20,18 @@ const CHUNK: u32 = 1024;
 pub(super) struct Words {
     /// Seed, step and node.
     key: Buffer,
+    /// How often these words were overwritten.
+    changes: AtomicU64,
     next: AtomicU32,
     instances: Mutex<Instances>,
 }
 
-/// A queue's random numbers.
+/// A queue's random numbers, as they are selected when this is made.
 #[derive(Clone)]
 pub(crate) struct Random {
-    pub(super) queue: Queue,
-    pub(super) words: Arc<Words>,
+    queue: Queue,
+    words: Arc<Words>,
+    changes: u64,
 }
 
 /// The numbers of random operations, in device memory: word `i` holds `base + i`. A captured list
@@ -95,7 +98,8 @@ impl Words {
     /// Room for the words of `queue`; [`Random::reseed`] fills them.
     pub(super) fn new(queue: &Queue) -> Result<Self> {
         let key = queue.allocate(4 * DType::U32.size())?;
-        Ok(Self { key, next: 0.into(), instances: Mutex::new(Instances::starting_at(0)) })
+        let instances = Mutex::new(Instances::starting_at(0));
+        Ok(Self { key, changes: 0.into(), next: 0.into(), instances })
     }
 
     /// The numbers of a list whose recording begins now.
@@ -105,17 +109,29 @@ impl Words {
 }
 
 impl Random {
+    pub(super) fn new(queue: &Queue, words: &Arc<Words>) -> Self {
+        let changes = words.changes.load(Ordering::Acquire);
+        Self { queue: queue.clone(), words: words.clone(), changes }
+    }
+
     /// Overwrites the seed in place, for the replays of a captured step too, and starts at step 0.
     pub(super) fn reseed(&self, seed: u64) -> Result<()> {
-        self.words.next.store(0, Ordering::Relaxed);
-        upload(&self.queue, &[seed as u32, (seed >> 32) as u32, 0, 0], &self.words.key)
+        upload(&self.queue, &[seed as u32, (seed >> 32) as u32, 0, 0], &self.words.key)?;
+        self.begin_anew();
+        Ok(())
     }
 
     /// Overwrites the step in place, for the replays of a captured step, and starts the instances
     /// anew.
     pub(super) fn set_step(&self, step: u64) -> Result<()> {
+        self.queue.upload(&(step as u32).to_le_bytes(), &word(&self.words.key, STEP))?;
+        self.begin_anew();
+        Ok(())
+    }
+
+    fn begin_anew(&self) {
         self.words.next.store(0, Ordering::Relaxed);
-        self.queue.upload(&(step as u32).to_le_bytes(), &word(&self.words.key, STEP))
+        self.words.changes.fetch_add(1, Ordering::AcqRel);
     }
 
     /// The number of the next random operation.
@@ -125,7 +141,16 @@ impl Random {
 
     /// The parameters of the random operation `instance`. Within a capture its number lies in
     /// words of the list's own.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when other numbers are selected now than when the operation was called.
     pub(crate) fn key(&self, instance: u32) -> Result<Key<View>> {
+        if self.words.changes.load(Ordering::Acquire) != self.changes {
+            return Err(Error::invalid(
+                "the random numbers of an operation are gone, because seed() or set_random_step() \
+                 was called after it: before that, read its result and call backward()",
+            ));
+        }
         let queue = &self.queue;
         let of_list =
             recording::with_instances(queue, |own| queue.outside(|| own.word(queue, instance)));

@@ -1,0 +1,41 @@
+//! Random numbers on the device, and what becomes of those that are still needed when others are
+//! chosen.
+
+use starling_engine::{AttentionOptions, Device, Error, Result, Tensor};
+
+fn refused<T>(result: Result<T>) {
+    match result.map(|_| ()) {
+        Err(Error::Invalid(message)) => assert!(message.contains("seed()"), "{message}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn numbers_that_are_gone_are_an_error_and_never_others() -> Result<()> {
+    let device = Device::new("cpu")?;
+    let x = Tensor::from_slice(&device, &[1f32; 64], &[64])?.requires_grad();
+    let q = Tensor::from_slice(&device, &[0.5f32; 32], &[1, 1, 8, 4])?.requires_grad();
+    let options = AttentionOptions { dropout: 0.5, ..Default::default() };
+    let changes: [fn(&Device) -> Result<()>; 2] = [|d| d.seed(1), |d| d.set_random_step(1)];
+    for change in changes {
+        let (unread, read, again) = (x.dropout(0.5)?, x.dropout(0.5)?, x.dropout(0.5)?);
+        let attended = q.attention(&q, &q, &options)?;
+        let value = read.to_vec::<f32>()?;
+        again.sum_all()?.backward()?;
+        let gradient = x.grad().map(|g| g.to_vec::<f32>()).transpose()?;
+        change(&device)?;
+        // What was read stays what it is, and what was sent back too.
+        assert_eq!(read.to_vec::<f32>()?, value);
+        assert_eq!(x.grad().map(|g| g.to_vec::<f32>()).transpose()?, gradient);
+        refused(unread.to_vec::<f32>());
+        refused(read.sum_all()?.backward());
+        refused(attended.sum_all()?.backward());
+        x.zero_grad();
+        q.zero_grad();
+        let fresh = x.dropout(0.5)?;
+        fresh.sum_all()?.backward()?;
+        assert_eq!(x.grad().map(|g| g.to_vec::<f32>()).transpose()?, Some(fresh.to_vec()?));
+        x.zero_grad();
+    }
+    Ok(())
+}
