@@ -1,7 +1,7 @@
 //! Fusion, capture and memory: what is launched, and how many bytes move.
 
 use starling_contract::Backend;
-use starling_engine::{Device, Error, Result, Tensor};
+use starling_engine::{DType, Device, Error, Result, Tensor, update};
 use std::sync::Arc;
 
 fn reference() -> Device {
@@ -252,4 +252,22 @@ fn unknown_and_missing_devices_say_so() {
     let probed = Device::probe();
     assert!(probed.iter().any(|p| p.name == "cpu" && p.status.is_ok()));
     assert!(probed.iter().any(|p| p.name.starts_with("cuda") && p.status.is_err()));
+}
+
+#[test]
+fn random_numbers_that_are_added_in_place_are_not_repeated_either() -> Result<()> {
+    use starling_ops::defs::{Add, Def};
+    let run = |look: bool| -> Result<Vec<f32>> {
+        let device = reference();
+        device.seed(3)?;
+        let sum = Tensor::zeros(&device, DType::F32, &[4, 8])?;
+        let row = Tensor::ones(&device, DType::F32, &[8])?.dropout(0.5)?;
+        if look {
+            row.to_vec::<f32>()?;
+        }
+        update(Add::DEFINITION, &[], &[&sum, &row], &[&sum])?;
+        sum.to_vec()
+    };
+    assert_eq!(run(false)?, run(true)?);
+    Ok(())
 }

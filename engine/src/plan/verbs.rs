@@ -73,6 +73,9 @@ pub(crate) fn update(
             let layout = Layout::new(&[], &[], stored.layout.offset());
             fusion.parameter(stored.with(layout).view(node.dtype))
         } else {
+            if node.shape() != shape && node.positional() {
+                node.stored()?;
+            }
             fusion.visit(node)?
         });
     }
