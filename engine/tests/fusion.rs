@@ -271,3 +271,15 @@ fn random_numbers_that_are_added_in_place_are_not_repeated_either() -> Result<()
     assert_eq!(run(false)?, run(true)?);
     Ok(())
 }
+
+#[test]
+fn a_number_that_is_repeated_stays_that_number() -> Result<()> {
+    let device = reference();
+    let five = |dtype| Tensor::full(&device, dtype, &[1], 5.0)?.broadcast_to(&[2, 2]);
+    assert_eq!(five(DType::U8)?.to_vec::<u8>()?, [5; 4]);
+    assert_eq!(five(DType::I8)?.to_vec::<i8>()?, [5; 4]);
+    assert_eq!(five(DType::I32)?.to_vec::<i32>()?, [5; 4]);
+    assert_eq!(five(DType::U32)?.to_vec::<u32>()?, [5; 4]);
+    assert_eq!(five(DType::F32)?.to_vec::<f32>()?, [5.0; 4]);
+    Ok(())
+}

@@ -223,7 +223,9 @@ impl Tensor {
             let message = format!("{:?} does not broadcast to {shape:?}", self.shape());
             return Err(Error::shape("broadcast_to", message));
         }
-        if self.node().is_stored() {
+        // Programs compute on floats and truth values: other numbers are repeated where they lie.
+        let number = !self.dtype().is_float() && self.node().is_same_everywhere();
+        if self.node().is_stored() || number {
             let layout = self.layout()?.broadcast_to(shape).unwrap_or(Layout::contiguous(shape));
             return self.viewed(layout, View::Broadcast);
         }
