@@ -283,3 +283,45 @@ fn a_number_that_is_repeated_stays_that_number() -> Result<()> {
     assert_eq!(five(DType::F32)?.to_vec::<f32>()?, [5.0; 4]);
     Ok(())
 }
+
+#[test]
+fn a_sum_has_the_bits_of_the_sum_of_the_value_that_is_looked_at() -> Result<()> {
+    let device = Device::new("cpu")?;
+    let numbers = |shape: &[usize], salt: f64| {
+        ramp(&device, shape).mul_scalar(1.37 + salt)?.sin()?.contiguous()
+    };
+    let both = |axes: &[isize], value: &dyn Fn() -> Result<Tensor>| -> Result<()> {
+        let (fused, seen) = (value()?, value()?);
+        seen.to_vec::<f32>()?;
+        let pairs = [
+            [fused.sum(axes, false)?, seen.sum(axes, false)?],
+            [fused.var(axes, 1, false)?, seen.var(axes, 1, false)?],
+        ];
+        for [fused, seen] in pairs {
+            assert_eq!(
+                fused.to_vec::<f32>()?,
+                seen.to_vec::<f32>()?,
+                "{:?} {axes:?}",
+                seen.shape()
+            );
+        }
+        Ok(())
+    };
+    // Every operand is permuted, and the value is or is not.
+    for axes in [&[0][..], &[1], &[0, 1]] {
+        let x = numbers(&[50, 70], 0.0)?;
+        both(axes, &|| x.transpose(0, 1)?.exp())?;
+        both(axes, &|| x.exp()?.transpose(0, 1))?;
+    }
+    // A program of many values at once.
+    for n in [300, 700, 5000, 20_000] {
+        let x = (0..6).map(|i| numbers(&[4, n], f64::from(i))).collect::<Result<Vec<_>>>()?;
+        both(&[1], &|| {
+            let (a, b) = (x[0].mul(&x[1])?, x[2].mul(&x[3])?);
+            let (c, e) = (x[4].mul(&x[5])?, x[0].mul(&x[5])?);
+            let sum = a.exp()?.add(&b)?.mul(&c.add(&e)?)?;
+            sum.add(&a.mul(&b)?)?.add(&c.mul(&e)?)
+        })?;
+    }
+    Ok(())
+}

@@ -161,7 +161,8 @@ pub fn reduce(isa: Isa, verb: CheckedRef<'_, Reduce>) -> Result<()> {
     // Blocks that are read where they lie may be longer than what is computed in the cache.
     let in_place = plain && (grid.walk(0).contiguous || grid.inner_stride(0) == 1);
     let live = tape.registers + tape.inputs.len();
-    let block = if in_place { IN_PLACE_BLOCK } else { block_len(live) };
+    // Whole stretches of numbers that are summed together, whatever the program.
+    let block = if in_place { IN_PLACE_BLOCK } else { block_len(live).max(runs::STRETCH) };
     let plan = Plan {
         kind: verb.kind,
         job: Job {

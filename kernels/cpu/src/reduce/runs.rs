@@ -8,7 +8,7 @@ use starling_ops::{Math, Scalar};
 
 /// The most numbers that are summed in f32 before f64 takes over: few enough that the error of a
 /// sum does not grow with its length, and that a second pass finds them in the first-level cache.
-const STRETCH: usize = 1024;
+pub(super) const STRETCH: usize = 1024;
 
 /// Reduces `runs` runs of `n` numbers, one behind the other.
 pub(crate) struct Runs {
