@@ -285,6 +285,41 @@ fn a_number_that_is_repeated_stays_that_number() -> Result<()> {
 }
 
 #[test]
+fn chains_of_views_and_casts_may_be_long() -> Result<()> {
+    let device = reference();
+    let start = ramp(&device, &[2, 2]).mul_scalar(2.0)?;
+    let (mut turned, mut cast) = (start.clone(), start.clone());
+    for _ in 0..50_000 {
+        turned = turned.transpose(0, 1)?;
+        cast = cast.to_dtype(DType::BF16)?.to_dtype(DType::F32)?;
+    }
+    assert_eq!(turned.to_vec::<f32>()?, start.to_vec::<f32>()?);
+    let rounded = start.to_dtype(DType::BF16)?.to_dtype(DType::F32)?;
+    assert_eq!(cast.to_vec::<f32>()?, rounded.to_vec::<f32>()?);
+    Ok(())
+}
+
+#[test]
+fn views_of_sums_of_views_do_not_multiply() -> Result<()> {
+    let device = Device::new("cpu")?;
+    let x = ramp(&device, &[4, 4]);
+    let make = |look: bool| -> Result<Vec<f32>> {
+        let mut y = x.mul_scalar(1e-3)?;
+        for level in 0..24 {
+            if look {
+                y.to_vec::<f32>()?;
+            }
+            let even = level % 2 == 0;
+            let view = if even { y.transpose(0, 1)? } else { y.slice(0, 3, 4, -1)? };
+            y = y.add(&view)?;
+        }
+        y.to_vec()
+    };
+    assert_eq!(make(false)?, make(true)?);
+    Ok(())
+}
+
+#[test]
 fn a_sum_has_the_bits_of_the_sum_of_the_value_that_is_looked_at() -> Result<()> {
     let device = Device::new("cpu")?;
     let numbers = |shape: &[usize], salt: f64| {

@@ -12,6 +12,10 @@ use std::sync::Arc;
 /// A step of an outline.
 pub(super) type Id = u16;
 
+/// Views, each counted for every one around it, that a program sees through. Beyond, a view's base
+/// is computed: `y + y^T` of `y + y^T` of ... has twice as many at every level.
+const MOST_LENSES: usize = 32;
+
 /// A view through which a part of the program is seen: its operands are rearranged instead of its
 /// result.
 struct Lens {
@@ -98,7 +102,7 @@ impl Fusion {
     fn expression(&mut self, node: &Arc<Node>, e: Arc<Expression>, lens: usize) -> Result<Id> {
         if let (Lazy::View(_), [base]) = (&e.lazy, &e.args[..]) {
             let inner = self.through(node, e.clone(), lens);
-            if !self.reaches(base, inner) {
+            if self.lenses.len() >= MOST_LENSES || !self.reaches(base, inner) {
                 base.stored()?;
             }
             let id = self.stored_value(base, inner)?;
@@ -179,7 +183,7 @@ impl Fusion {
                 (Lazy::Uniform { .. }, _) => false,
                 (Lazy::View(_), [base]) => {
                     let inner = self.through(node, e.clone(), lens);
-                    self.reaches(base, inner)
+                    self.lenses.len() < MOST_LENSES && self.reaches(base, inner)
                 }
                 _ => e.args.iter().all(|arg| self.reaches(arg, lens)),
             },

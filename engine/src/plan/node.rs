@@ -14,6 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Program nodes after which a chain is computed rather than put off further.
 const MAX_COST: usize = 64;
+/// Expressions within expressions, views and casts too, after which one is computed: they are gone
+/// through, and dropped, by recursion.
+const MAX_DEPTH: usize = 128;
 /// Distinct stored operands of one program: WebGPU's baseline binds 8 buffers, one is the output.
 const MAX_LEAVES: usize = 6;
 /// A small operand that costs more than this is computed before it is repeated over a larger one.
@@ -405,19 +408,23 @@ struct Size {
     leaves: usize,
     /// At most how many immediates.
     numbers: usize,
+    /// At most how many expressions one within another.
+    depth: usize,
 }
 
 impl Size {
     fn plus(mut self, lazy: &Lazy) -> Self {
         self.cost += lazy.cost();
         self.numbers += lazy.numbers();
+        self.depth += 1;
         self
     }
 
     /// True when an expression over it may be put off.
     fn takes(&self, lazy: &Lazy) -> bool {
         let numbers = self.numbers + lazy.numbers();
-        self.cost <= MAX_COST && self.leaves <= MAX_LEAVES && numbers <= MAX_IMMEDIATES
+        let small = self.cost <= MAX_COST && self.depth < MAX_DEPTH;
+        small && self.leaves <= MAX_LEAVES && numbers <= MAX_IMMEDIATES
     }
 }
 
@@ -431,6 +438,7 @@ fn bound(roots: &[Arc<Node>]) -> Size {
         all.cost += size.cost;
         all.leaves += size.leaves;
         all.numbers += size.numbers;
+        all.depth = all.depth.max(size.depth);
         all
     };
     roots.iter().fold(Size::default(), add)
@@ -445,6 +453,7 @@ pub(super) fn reads_nothing(node: &Arc<Node>) -> bool {
 fn measure<'a>(roots: impl IntoIterator<Item = &'a Arc<Node>>) -> Size {
     let (mut size, mut seen, mut leaves) = (Size::default(), HashSet::new(), HashSet::new());
     let mut pending: Vec<Arc<Node>> = roots.into_iter().cloned().collect();
+    size.depth = bound(&pending).depth;
     while let Some(node) = pending.pop() {
         if !seen.insert(Arc::as_ptr(&node)) {
             continue;
