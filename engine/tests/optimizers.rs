@@ -183,3 +183,16 @@ fn twenty_steps_are_those_of_pytorchs_optimizers() {
     }
     assert_eq!(table.len(), 8);
 }
+
+#[test]
+fn the_norm_of_small_and_large_f16_is_right() -> Result<()> {
+    for (name, device) in devices() {
+        for x in [3000.0, 1e-4] {
+            let w = Tensor::full(&device, DType::F16, &[4], 1.0)?.contiguous()?.requires_grad();
+            w.set_grad(Some(Tensor::full(&device, DType::F16, &[4], x)?))?;
+            let norm = clip_grad_norm([&w].into_iter(), Some(1.0))?.norm.item()?;
+            assert!((norm / (2.0 * x as f32) - 1.0).abs() < 1e-2, "{name}: {norm} of {x} x 4");
+        }
+    }
+    Ok(())
+}

@@ -21,13 +21,18 @@ const NO_LIMIT: f64 = 1e30;
 /// lie side by side are summed as one, so that the last bits depend on where they lie.
 ///
 /// # Errors
-/// [`Error::Invalid`] when no parameter has a gradient; what the device reports.
+/// [`Error::Invalid`] when no parameter has a gradient or `max_norm` is no number above 0; what the
+/// device reports.
 pub fn clip_grad_norm<'a>(
     parameters: impl Iterator<Item = &'a Tensor>,
     max_norm: Option<f64>,
 ) -> Result<Clip> {
+    if let Some(norm) = max_norm.filter(|norm| !norm.is_finite() || *norm <= 0.0) {
+        return Err(Error::invalid(format!("the clipping norm is {norm} and must be above 0")));
+    }
     let gradients = runs(&by_place(parameters)).into_iter();
-    let squares = gradients.map(|run| run.gradient.sqr()?.sum_all());
+    // In f32: the square of a small or large f16 is none.
+    let squares = gradients.map(|run| run.gradient.to_dtype(DType::F32)?.sqr()?.sum_all());
     let squares = squares.collect::<Result<Vec<Tensor>>>()?;
     let sum = sum_pairwise(squares)?;
     let norm = sum.sqrt()?;
