@@ -4,7 +4,7 @@
 mod torch;
 
 use serde_json::Value;
-use starling_engine::optim::{Group, Optimizer, Rule, Schedule, clip_grad_norm};
+use starling_engine::optim::{Clip, Group, Optimizer, Rule, Schedule, clip_grad_norm};
 use starling_engine::{DType, Device, Result, Tensor};
 use torch::{devices, golden, number};
 
@@ -194,5 +194,39 @@ fn the_norm_of_small_and_large_f16_is_right() -> Result<()> {
             assert!((norm / (2.0 * x as f32) - 1.0).abs() < 1e-2, "{name}: {norm} of {x} x 4");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn what_a_step_cannot_use_is_refused_before_anything_changes() -> Result<()> {
+    let device = Device::new("cpu")?;
+    let number = |data: &[f32], shape: &[usize]| Tensor::from_slice(&device, data, shape);
+    let w = number(&[1.0, 2.0, 3.0], &[3])?.requires_grad();
+    let rule = Rule::Sgd { momentum: 0.0, weight_decay: 0.0 };
+    let result = w.sqr()?.requires_grad();
+    let error = Optimizer::new(rule, vec![("y".into(), result.clone())]).err().unwrap();
+    assert!(error.to_string().contains("result of an operation"), "{error}");
+    result.sum_all()?.backward()?;
+    for norm in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        assert!(clip_grad_norm([&w].into_iter(), Some(norm)).is_err(), "{norm}");
+    }
+    let optimizer = Optimizer::new(rule, vec![("w".into(), w.clone())])?;
+    let rates = [
+        number(&[0.1; 2], &[2])?,
+        number(&[0.1; 3], &[3])?,
+        number(&[0.1], &[])?.to_dtype(DType::F16)?,
+        number(&[0.1], &[])?.requires_grad(),
+    ];
+    for rate in &rates {
+        assert!(optimizer.step(rate, None).is_err(), "{rate:?}");
+        let clip = Clip { norm: rate.clone(), factor: rate.clone() };
+        assert!(optimizer.step(0.1, Some(&clip)).is_err(), "{rate:?}");
+    }
+    for rate in [1e39, f64::NAN, f64::INFINITY] {
+        assert!(optimizer.step(rate, None).is_err(), "{rate}");
+    }
+    assert_eq!((optimizer.counts()?, w.to_vec::<f32>()?), ([0, 0], vec![1.0, 2.0, 3.0]));
+    optimizer.step(&number(&[0.5], &[1])?, None)?;
+    assert_eq!((optimizer.counts()?, w.to_vec::<f32>()?), ([1, 0], vec![0.0; 3]));
     Ok(())
 }

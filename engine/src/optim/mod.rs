@@ -8,7 +8,7 @@ pub use clip::{Clip, clip_grad_norm};
 pub use schedule::{Decline, Schedule};
 
 use crate::error::{Error, Result};
-use crate::tensor::{Tensor, update};
+use crate::tensor::{Tensor, is_recording_operations, update};
 use runs::Run;
 use serde::{Deserialize, Serialize};
 use starling_contract::DType;
@@ -346,14 +346,21 @@ impl Optimizer {
     /// those.
     ///
     /// # Errors
-    /// [`Error::Invalid`] that names a parameter without a gradient, before anything is changed;
-    /// what the device reports.
+    /// [`Error::Invalid`] that names a parameter without a gradient, or for a rate or factor that
+    /// is no single f32 of this device outside the graph, before anything is changed; what the
+    /// device reports.
     pub fn step(&self, rate: impl Into<Rate>, clip: Option<&Clip>) -> Result<()> {
         let gradients = self.slots.iter().map(|s| Ok((&s.parameter, s.gradient()?)));
         let gradients: Vec<_> = gradients.collect::<Result<_>>()?;
+        if let Some(clip) = clip {
+            self.check_number("the clipping factor", &clip.factor)?;
+        }
         let rate = match rate.into() {
-            Rate::Device(tensor) => tensor,
-            Rate::Constant(rate) if !rate.is_finite() => {
+            Rate::Device(tensor) => {
+                self.check_number("the learning rate", &tensor)?;
+                tensor
+            }
+            Rate::Constant(rate) if !(rate as f32).is_finite() => {
                 let message = format!("the learning rate is {rate} and must be a finite number");
                 return Err(Error::invalid(message));
             }
@@ -384,14 +391,37 @@ impl Optimizer {
     }
 }
 
+impl Optimizer {
+    /// Refuses what could not be read as one number when the step runs.
+    fn check_number(&self, what: &str, x: &Tensor) -> Result<()> {
+        let one = x.dtype() == DType::F32 && x.len() == 1;
+        let free = x.tape().is_none() || !is_recording_operations();
+        if one && free && x.device().same(self.no_clip.device()) {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "{what} is {x:?} and must be one f32 on the parameters' device, outside the graph"
+        )))
+    }
+}
+
 impl Slot {
     fn new(name: String, parameter: Tensor, group: usize) -> Result<Self> {
-        if parameter.tape().is_none() {
-            let message = format!(
-                "the parameter {name:?} requires no gradient, so it would never change: call \
-                 requires_grad() on it, or leave it out if it is frozen"
-            );
-            return Err(Error::invalid(message));
+        let refused = |why: &str| Err(Error::invalid(format!("the parameter {name:?} {why}")));
+        match parameter.tape() {
+            None => {
+                return refused(
+                    "requires no gradient, so it would never change: call requires_grad() on \
+                     it, or leave it out if it is frozen",
+                );
+            }
+            Some(tape) if !tape.is_leaf() => {
+                return refused(
+                    "is the result of an operation, which cannot be overwritten: call \
+                     detach().requires_grad() on it before it is used",
+                );
+            }
+            Some(_) => {}
         }
         Ok(Self { name, parameter, memory: Vec::new(), group, may_lack_gradient: false })
     }

@@ -60,7 +60,7 @@ impl Tape {
         Self::new(dtype, shape, Kind::Result(Mutex::new(Some(recorded))))
     }
 
-    pub(super) fn is_leaf(&self) -> bool {
+    pub(crate) fn is_leaf(&self) -> bool {
         matches!(self.kind, Kind::Leaf)
     }
 
