@@ -5,11 +5,12 @@
 
 use starling_contract::Backend;
 use starling_engine::{
-    AttentionBlocks, AttentionOptions, AttentionScore, Device, Error, Result, SequenceLengths,
-    Tensor, WeightLayout, checkpoint, no_grad,
+    AttentionBlocks, AttentionOptions, AttentionScore, DType, Device, Error, Result,
+    SequenceLengths, Tensor, WeightLayout, checkpoint, no_grad,
 };
-use starling_ops::defs::Definition;
+use starling_ops::defs::{Def, Definition};
 use starling_ops::philox::HostStream;
+use starling_ops::{Gradient, definition};
 use std::sync::{Arc, OnceLock};
 
 fn reference() -> Device {
@@ -279,6 +280,25 @@ fn recomputation_gives_the_same_gradients() {
     let g = x.grad().unwrap().to_vec::<f32>().unwrap();
     assert!(g.iter().zip(&kept).all(|(&g, &k)| g == if k { 2.0 } else { 0.0 }));
     assert!(kept.contains(&true) && kept.contains(&false));
+}
+
+definition! {
+    /// `|x|`, whose author knows of no gradient.
+    opaque Opaque(x: Real) [] Gradient::NotDifferentiable("nobody worked it out"), |m| m.abs(x)
+}
+
+#[test]
+fn a_layers_activation_without_a_gradient_says_so_too() {
+    let device = reference();
+    let x = Tensor::ones(&device, DType::F32, &[2, 3]).unwrap().requires_grad();
+    let w = Tensor::ones(&device, DType::F32, &[3, 2]).unwrap();
+    let alone = Tensor::apply(Opaque::DEFINITION, &[&x], &[]).unwrap();
+    let layer = x.linear(&w, None, WeightLayout::InOut, Some(Opaque::DEFINITION)).unwrap();
+    for y in [alone, layer] {
+        let error = y.sum_all().unwrap().backward();
+        assert!(matches!(error, Err(Error::NotDifferentiable { .. })), "{error:?}");
+    }
+    assert!(x.grad().is_none());
 }
 
 #[test]

@@ -6,8 +6,8 @@ use super::elementwise::{broadcast, times_slope};
 use crate::error::{Error, Result};
 use crate::plan::{self, check_shape};
 use starling_contract::{DType, Epilogue, Gemm, Immediates, Program, ReduceKind, View};
-use starling_ops::Definition;
 use starling_ops::program::{Builder, Op};
+use starling_ops::{Definition, Gradient};
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -130,6 +130,11 @@ impl Operation for Linear {
     }
 
     fn backward(&self, upstream: &Tensor, wanted: &[bool]) -> Result<Backward> {
+        if let Some((def, _)) = &self.activation
+            && let Gradient::NotDifferentiable(reason) = def.gradient
+        {
+            return Ok(Backward::NotDifferentiable(reason));
+        }
         let [x, w] = operands([&self.x, &self.weight], upstream, self.name())?;
         let (inputs, outputs) = (w.shape()[0], w.shape()[1]);
         let g = self.before_activation(upstream)?;
