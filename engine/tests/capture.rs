@@ -332,3 +332,13 @@ fn an_expression_of_a_capture_is_not_computed_by_another_thread() {
     // Now that the capture has ended every thread may.
     thread::scope(|s| s.spawn(|| assert_eq!(bits(&y), squares(&x))).join().unwrap());
 }
+
+#[test]
+fn a_random_step_that_is_refused_changes_nothing() {
+    let device = cpu();
+    let x = Tensor::ones(&device, starling_engine::DType::F32, &[64]).unwrap();
+    device.seed(1).unwrap();
+    let first = bits(&x.dropout(0.5).unwrap());
+    assert!(device.capture(|| device.set_random_step(3)).is_err());
+    assert_ne!(bits(&x.dropout(0.5).unwrap()), first, "the next dropout draws the next numbers");
+}

@@ -148,3 +148,20 @@ fn tensors_of_two_devices_are_a_typed_error_that_names_both() {
     let error = ramp(&cpu, 4).add(&ramp(&other, 4)).unwrap_err().to_string();
     assert!(error.contains("cpu") && error.contains("reference"), "{error}");
 }
+
+#[test]
+fn a_captured_step_refuses_replays_and_uploads_of_another_queue() {
+    for [a, b] in pairs() {
+        let x = ramp(&b, 4);
+        let (other, ()) = b.capture(|| x.slice_assign(0, 0, &x.add_scalar(1.0)?)).unwrap();
+        let before = bits(&x);
+        let steps: [&dyn Fn() -> Result<()>; 3] =
+            [&|| other.replay(), &|| x.copy_from_slice(&[0f32; 4]), &|| b.set_random_step(7)];
+        for step in steps {
+            let error = a.capture(step).err().unwrap().to_string();
+            assert!(error.contains("another queue"), "{error}");
+        }
+        assert_eq!(bits(&x), before);
+        other.replay().unwrap();
+    }
+}

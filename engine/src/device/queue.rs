@@ -256,6 +256,7 @@ impl Queue {
                 "a captured step cannot take data from the host: upload its inputs before it",
             ));
         }
+        recording::check_queue(self, self.0.backend.device())?;
         self.0.counting.uploaded(bytes.len());
         let strangers = self.strangers([to]);
         self.between(&strangers, || Ok(self.0.stream.upload(bytes, to)?))
@@ -314,6 +315,7 @@ impl Queue {
 
     /// Enqueues a compiled list.
     pub(crate) fn replay(&self, list: &Compiled) -> Result<()> {
+        recording::check_queue(self, self.0.backend.device())?;
         // Held until the list is enqueued: the numbers that it reads are this replay's.
         let mut instances = list.instances.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(instances) = &mut *instances {
