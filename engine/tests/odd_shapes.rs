@@ -148,3 +148,12 @@ fn no_shape_makes_a_method_panic() {
     }
     assert!(tried[0] > 5000 && tried[1] > 5000, "{tried:?}");
 }
+
+#[test]
+fn a_product_of_nothing_may_have_any_number_of_batches() -> Result<()> {
+    let device = Device::new("cpu")?;
+    let a = Tensor::zeros(&device, DType::F32, &[1 << 40, 0, 3])?;
+    let b = Tensor::zeros(&device, DType::F32, &[1, 3, 2])?;
+    assert_eq!(a.matmul(&b)?.shape(), [1 << 40, 0, 2]);
+    Ok(())
+}
