@@ -139,8 +139,13 @@ impl Drop for Buffer {
 /// Sizes are rounded up to a power of two in four steps: at most a fifth is slack.
 fn class_of(bytes: usize) -> usize {
     const SMALLEST: usize = 256;
+    // Beyond all memory: refused as it is.
+    const BEYOND: usize = 1 << (usize::BITS - 2);
     if bytes <= SMALLEST {
         return SMALLEST;
+    }
+    if bytes > BEYOND {
+        return bytes;
     }
     let step = (bytes.next_power_of_two() / 8).max(SMALLEST / 4);
     bytes.next_multiple_of(step)
@@ -206,7 +211,8 @@ impl Pool {
 
     fn allocate(&self, state: &mut State, class: usize) -> Result<Arc<dyn Storage>> {
         let fits = |s: &PoolStats| {
-            s.in_use_bytes + s.held_bytes + s.free_bytes + class <= self.limit_bytes
+            let all = (s.in_use_bytes + s.held_bytes + s.free_bytes).checked_add(class);
+            all.is_some_and(|all| all <= self.limit_bytes)
         };
         if fits(&state.stats)
             && let Ok(storage) = self.backend.alloc(class)

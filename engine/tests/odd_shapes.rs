@@ -157,3 +157,16 @@ fn a_product_of_nothing_may_have_any_number_of_batches() -> Result<()> {
     assert_eq!(a.matmul(&b)?.shape(), [1 << 40, 0, 2]);
     Ok(())
 }
+
+#[test]
+fn memory_beyond_counting_is_an_error_on_a_planned_device() -> Result<()> {
+    let plan = Device::new("cpu")?.planned()?;
+    let quarter = Tensor::zeros(&plan, DType::F32, &[1 << 60])?;
+    let held: Vec<_> = (0..6).map(|_| quarter.add_scalar(1.0)?.contiguous()).collect();
+    assert!(held.iter().any(Result::is_ok) && held.iter().any(Result::is_err));
+    for large in [&quarter, &Tensor::zeros(&plan, DType::F32, &[1 << 50])?] {
+        assert!(large.to_vec::<f32>().is_err());
+        assert!(large.to_device(&Device::new("cpu")?).is_err());
+    }
+    Ok(())
+}

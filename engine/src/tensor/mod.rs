@@ -34,6 +34,7 @@ use starling_ops::philox::HostStream;
 use std::fmt;
 use std::sync::Arc;
 use tape::Tape;
+use transfer::host_memory;
 
 /// A Rust type that a tensor can hold.
 pub trait Element: bytemuck::Pod {
@@ -229,7 +230,7 @@ impl Tensor {
         }
         // Held until the bytes are here: a view that outlives its tensor costs the pool its memory.
         let source = self.contiguous()?;
-        let mut data = vec![T::zeroed(); source.len()];
+        let mut data = host_memory::<T>(source.len())?;
         self.device().download(&source.view()?, bytemuck::cast_slice_mut(&mut data)).await?;
         Ok(data)
     }

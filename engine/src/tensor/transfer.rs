@@ -3,7 +3,7 @@
 use super::Tensor;
 use super::autograd::{Backward, Operation, record};
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::{Lazy, Node};
 use crate::wait::wait;
 use starling_contract::Copy;
@@ -23,6 +23,16 @@ impl Operation for Moved {
     }
 }
 
+/// Room for `len` elements on the host, all 0.
+pub(super) fn host_memory<T: bytemuck::Pod>(len: usize) -> Result<Vec<T>> {
+    // Asked for and given back, so that the room itself can be had untouched.
+    if Vec::<T>::new().try_reserve_exact(len).is_err() {
+        let message = format!("{len} elements do not fit in the host's memory");
+        return Err(Error::shape("download", message));
+    }
+    Ok(vec![T::zeroed(); len])
+}
+
 impl Tensor {
     /// The same elements on another device, awaited: for hosts that cannot block. Between two
     /// queues of one device they are copied there; between two devices they pass through the host,
@@ -40,7 +50,7 @@ impl Tensor {
         } else {
             // Held until the bytes are here.
             let source = self.detach().contiguous()?;
-            let mut bytes = vec![0u8; self.len() * self.dtype().size()];
+            let mut bytes = host_memory::<u8>(self.len() * self.dtype().size())?;
             source.device().download(&source.view()?, &mut bytes).await?;
             device.upload(&bytes, &dst)?;
         }
