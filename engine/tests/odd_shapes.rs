@@ -2,9 +2,12 @@
 //! with a panic.
 
 use starling_engine::nn::KvCache;
-use starling_engine::{AttentionOptions, DType, Device, Result, Tensor, WeightLayout};
-use starling_ops::Definition;
+use starling_engine::{
+    AttentionOptions, AttentionScore, DType, Device, Math, Result, Tensor, WeightLayout,
+};
+use starling_ops::defs::Def;
 use starling_ops::philox::HostStream;
+use starling_ops::{Definition, Gradient, definition};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Numbers that decide what is tried.
@@ -167,6 +170,28 @@ fn memory_beyond_counting_is_an_error_on_a_planned_device() -> Result<()> {
     for large in [&quarter, &Tensor::zeros(&plan, DType::F32, &[1 << 50])?] {
         assert!(large.to_vec::<f32>().is_err());
         assert!(large.to_device(&Device::new("cpu")?).is_err());
+    }
+    Ok(())
+}
+
+definition! {
+    /// A number without an operand.
+    number Number() [x = 1.0] Gradient::Derived, |m| x
+}
+
+#[test]
+fn programs_of_users_that_cannot_run_are_errors() -> Result<()> {
+    assert!(Tensor::apply(Number::DEFINITION, &[], &[2.0]).is_err());
+    let q = Tensor::ones(&Device::new("cpu")?, DType::F32, &[1, 1, 2, 2])?;
+    for leaf in [0, 1, 2] {
+        let score = AttentionScore::new(&[], |t, terms, _| match leaf {
+            0 => t.input(9),
+            1 => t.add(terms.product, t.param(0)),
+            _ => t.add(terms.product, t.to_real(t.index())),
+        });
+        let options = AttentionOptions { score: Some(score), ..Default::default() };
+        let error = q.attention(&q, &q, &options).unwrap_err().to_string();
+        assert!(error.contains("a score is computed from its terms"), "{error}");
     }
     Ok(())
 }

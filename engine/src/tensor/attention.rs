@@ -115,6 +115,19 @@ impl AttentionScore {
         Self { program: Arc::new(program), immediates, inputs: inputs.to_vec() }
     }
 
+    /// Refuses a program that reads what it was not given.
+    fn check(&self) -> Result<()> {
+        let (program, inputs) = (&self.program, Score::OWN_INPUTS + self.inputs.len());
+        if program.input_count() <= inputs && program.param_count() == 0 && !program.uses_index() {
+            return Ok(());
+        }
+        Err(Error::shape(
+            OP,
+            "a score is computed from its terms, its inputs and numbers alone: the program reads \
+             another input, a parameter or the element's index",
+        ))
+    }
+
     /// `cap * tanh(score / cap)` (Gemma 2, 2024).
     pub fn soft_cap(cap: f64) -> Self {
         Self::new(&[], |t, terms, _| {
@@ -178,6 +191,7 @@ impl Terms {
             true => Some((p as f32, tape::draw(out)?)),
             false => None,
         };
+        options.score.iter().try_for_each(AttentionScore::check)?;
         let inputs = options.score.iter().flat_map(|s| &s.inputs);
         Ok(Self {
             causal: options.causal,

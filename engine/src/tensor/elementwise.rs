@@ -125,7 +125,13 @@ impl Tensor {
         if inputs.len() != def.tensors.len() || scalars.len() != def.scalars.len() {
             return Err(Error::shape(def.name, "the number of operands differs"));
         }
-        let device = inputs[0].device();
+        let Some(first) = inputs.first() else {
+            return Err(Error::shape(
+                def.name,
+                "without an operand nothing says the result's shape",
+            ));
+        };
+        let device = first.device();
         if let Some(other) = inputs.iter().find(|t| !t.device().same(device)) {
             let message = format!("operands on {} and {}", device.name(), other.device().name());
             return Err(Error::shape(def.name, message));
