@@ -231,8 +231,9 @@ impl Optimizer {
     /// Takes charge of groups of parameters, all on one device. Nothing is remembered yet.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for no parameter, one that requires no gradient, two of one name, two
-    /// that share memory, one in two groups or impossible constants; out of memory.
+    /// [`Error::Invalid`] for no parameter, one that requires no gradient or repeats elements, two
+    /// of one name, two that share memory or lie on two devices, one in two groups or impossible
+    /// constants; out of memory.
     pub fn with_groups(rule: Rule, groups: Vec<Group>) -> Result<Self> {
         rule.check()?;
         let (mut terms, mut slots) = (Vec::new(), Vec::new());
@@ -251,6 +252,15 @@ impl Optimizer {
         let Some(device) = slots.first().map(|s| s.parameter.device().clone()) else {
             return Err(Error::invalid("an optimizer needs parameters"));
         };
+        if let Some(other) = slots.iter().find(|s| !s.parameter.device().same(&device)) {
+            return Err(Error::invalid(format!(
+                "the parameters {:?} on {} and {:?} on {} need an optimizer each",
+                slots[0].name,
+                device.name(),
+                other.name,
+                other.parameter.device().name()
+            )));
+        }
         let mut names = HashSet::new();
         if let Some(twice) = slots.iter().find(|s| !names.insert(&s.name)) {
             let message = format!("two parameters are named {:?}: give each its own", twice.name);

@@ -92,12 +92,20 @@ pub(super) fn gather(slots: &mut [Slot]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses parameters that share memory: each would be updated by its own gradient alone.
+/// Refuses parameters that share memory, with each other or within: each element would be updated
+/// by its own gradient alone.
 fn check_apart(slots: &[Slot]) -> Result<()> {
     let mut seen: HashMap<_, Vec<(&str, (isize, isize))>> = HashMap::new();
     for slot in slots {
         let stored = slot.parameter.node().stored()?;
         let Some(extent) = stored.layout.extent() else { continue };
+        if stored.layout.may_overlap_itself() {
+            return Err(Error::invalid(format!(
+                "the parameter {:?} repeats elements of its memory: name the tensor that was \
+                 repeated",
+                slot.name
+            )));
+        }
         let here = seen.entry(Arc::as_ptr(stored.memory())).or_default();
         let overlaps =
             |other: &&(&str, (isize, isize))| extent.0 <= other.1.1 && other.1.0 <= extent.1;

@@ -90,6 +90,20 @@ fn clipping_is_pytorchs() {
 }
 
 #[test]
+fn what_no_step_can_update_is_refused() {
+    let sgd = Rule::Sgd { momentum: 0.0, weight_decay: 0.0 };
+    let refused = |parameters: &[&Tensor]| {
+        let named = parameters.iter().enumerate().map(|(i, p)| (format!("p{i}"), (*p).clone()));
+        Optimizer::new(sgd, named.collect()).err().unwrap().to_string()
+    };
+    let repeated = leaf(&[1.0]).detach().broadcast_to(&[3]).unwrap().requires_grad();
+    assert!(refused(&[&repeated]).contains("repeats elements"));
+    let other = Device::from_backend(Arc::new(starling_reference::ReferenceBackend::new()));
+    let error = refused(&[&leaf(&[1.0]), &leaf_on(&other.unwrap(), &[1.0])]);
+    assert!(error.contains("cpu") && error.contains("reference"), "{error}");
+}
+
+#[test]
 fn impossible_constants_are_refused() {
     let p = Tensor::from_slice(&cpu(), &[1f32], &[1]).unwrap().requires_grad();
     let with = |beta1: f64, weight_decay: f64| {
