@@ -4,7 +4,8 @@ use starling_contract::{
     Backend, Capabilities, Checked, DeviceId, Download, Pending, Result as ContractResult, Storage,
     Stream, Support, Verb, View,
 };
-use starling_engine::{DType, Device, Result, Tensor};
+use starling_engine::{DType, Device, Result, Tensor, WeightLayout};
+use starling_ops::defs::Def;
 use starling_ops::philox::HostStream;
 use starling_reference::ReferenceBackend;
 use std::collections::HashSet;
@@ -231,4 +232,40 @@ fn a_view_of_an_expression_shares_its_memory() {
     // What was asked for before the write has the old values; the view has the new ones.
     assert_eq!(late.to_vec::<f32>().unwrap(), [20.0, 40.0, 30.0, 50.0]);
     assert_eq!(view.contiguous().unwrap().to_vec::<f32>().unwrap(), [0.0, 7.0, 0.0, 0.0]);
+}
+
+mod odd {
+    use starling_ops::{Gradient, definition};
+
+    definition! {
+        /// No operand.
+        seven Seven() [] Gradient::Derived, |m| m.lit(7.0)
+    }
+    definition! {
+        /// Two results.
+        pair Pair(x: Real) [] Gradient::Derived, 2, |m| [m.mul(x, x), m.neg(x)]
+    }
+    definition! {
+        /// A truth value.
+        is_positive IsPositive(x: Real) [] Gradient::Truth,
+            |m| m.select(m.gt(x, m.lit(0.0)), m.lit(1.0), m.lit(0.0))
+    }
+}
+
+#[test]
+fn a_definition_that_does_not_fit_is_an_error() -> Result<()> {
+    let device = Device::new("cpu")?;
+    let x = Tensor::from_slice(&device, &[1f32, -2.0], &[1, 2])?.requires_grad();
+    let w = Tensor::from_slice(&device, &[1f32, 2.0, 3.0, 4.0], &[2, 2])?.requires_grad();
+    let through = |def| x.linear(&w, None, WeightLayout::InOut, Some(def));
+    let says = |result: Result<Tensor>, words: &str| {
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    };
+    says(Tensor::apply(odd::Seven::DEFINITION, &[], &[]), "operand");
+    says(Tensor::apply(odd::Pair::DEFINITION, &[&x], &[]), "2 results");
+    says(through(odd::Seven::DEFINITION), "an activation");
+    says(through(odd::Pair::DEFINITION), "an activation");
+    says(through(odd::IsPositive::DEFINITION), "an activation");
+    Ok(())
 }

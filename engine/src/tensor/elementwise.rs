@@ -117,13 +117,18 @@ fn result_dtype(def: &'static Definition, inputs: &[&Tensor]) -> Result<DType> {
 }
 
 impl Tensor {
-    /// Applies a definition; operands broadcast as in NumPy.
+    /// Applies a definition of one result; operands broadcast as in NumPy.
     ///
     /// # Errors
-    /// [`Error::Backend`] when shapes do not broadcast or dtypes differ.
+    /// [`Error::Backend`] when shapes do not broadcast, dtypes differ or the definition has no
+    /// operand or several results, which [`crate::update`] is for.
     pub fn apply(def: &'static Definition, inputs: &[&Tensor], scalars: &[f64]) -> Result<Tensor> {
         if inputs.len() != def.tensors.len() || scalars.len() != def.scalars.len() {
             return Err(Error::shape(def.name, "the number of operands differs"));
+        }
+        if def.outputs != 1 {
+            let message = format!("it has {} results: write them with update()", def.outputs);
+            return Err(Error::shape(def.name, message));
         }
         let Some(first) = inputs.first() else {
             return Err(Error::shape(

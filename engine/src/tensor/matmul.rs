@@ -221,8 +221,12 @@ impl Tensor {
         layout: WeightLayout,
         activation: Option<&'static Definition>,
     ) -> Result<Tensor> {
-        if weight.rank() != 2 || activation.is_some_and(|d| d.tensors.len() != 1) {
-            return Err(Error::shape("linear", "a weight has two axes, an activation one operand"));
+        let is_number_to_number = |d: &Definition| {
+            (d.tensors.len(), d.outputs) == (1, 1) && d.gradient != Gradient::Truth
+        };
+        if weight.rank() != 2 || !activation.is_none_or(is_number_to_number) {
+            let message = "a weight has two axes, an activation one operand and one number for it";
+            return Err(Error::shape("linear", message));
         }
         let w = match layout {
             WeightLayout::InOut => weight.detach(),
