@@ -3,8 +3,8 @@
 use half::bf16;
 use starling_contract::Backend;
 use starling_engine::{
-    AttentionOptions, Backward, DType, Device, Error, Operation, Result, Tensor, checkpoint,
-    no_grad,
+    AttentionOptions, Backward, DType, Device, Error, Operation, Result, Tensor, WeightLayout,
+    checkpoint, no_grad,
 };
 use std::sync::Arc;
 
@@ -530,6 +530,36 @@ fn gradients_that_share_memory_do_not_change_each_other() -> Result<()> {
         sum.backward_with(&vector(&device, &[1.0, 2.0, 3.0, 4.0]))?;
         let wanted = [1.0, 2.0, 3.0, 4.0].map(|x| x * pass as f32);
         assert_eq!((gradient(&a), gradient(&b)), (wanted.to_vec(), wanted.to_vec()));
+    }
+    Ok(())
+}
+
+/// Gives its gradient from another device, whole or as a slice.
+struct Astray(Device, bool);
+
+impl Operation for Astray {
+    fn name(&self) -> &'static str {
+        "astray"
+    }
+
+    fn backward(&self, upstream: &Tensor, _wanted: &[bool]) -> Result<Backward> {
+        let gradient = upstream.to_device(&self.0)?;
+        Ok(match self.1 {
+            true => Backward::Slice { gradient, axis: 0, start: 0, step: 1 },
+            false => Backward::Gradients(vec![Some(gradient)]),
+        })
+    }
+}
+
+#[test]
+fn a_gradient_of_another_device_is_refused() -> Result<()> {
+    let (device, other) = (reference(), Device::new("cpu")?);
+    for slice in [false, true] {
+        let x = vector(&device, &[1.0, 2.0]).requires_grad();
+        let y = Tensor::custom(&[&x], || Ok((x.neg()?, Astray(other.clone(), slice))))?;
+        let error = y.sum_all()?.backward().unwrap_err().to_string();
+        assert!(error.contains("cpu") && error.contains("reference"), "{error}");
+        assert!(x.grad().is_none());
     }
     Ok(())
 }

@@ -56,7 +56,7 @@ pub trait Operation: MaybeSend + MaybeSync + 'static {
     /// The name in messages.
     fn name(&self) -> &'static str;
     /// The gradients of the inputs for the gradient of the result; `wanted[i]` tells whether input
-    /// `i` needs one. A gradient has its input's shape; it is converted to its input's type. It may
+    /// `i` needs one. A gradient has its input's shape and device; it is converted to its input's type. It may
     /// share memory with `upstream`. Nothing is recorded meanwhile.
     ///
     /// # Errors
@@ -96,7 +96,7 @@ pub(super) fn record_tapes<O: Operation>(
         return Tensor::from_node(node);
     }
     let recorded = Recorded { operation: Box::new(operation()), inputs };
-    let tape = Tape::result(node.dtype, node.shape(), recorded);
+    let tape = Tape::result(&node, recorded);
     Tensor::with_tape(node, tape)
 }
 
@@ -243,6 +243,14 @@ impl Pending {
 
     fn add(&mut self, op: &'static str, tape: Arc<Tape>, piece: Piece) -> Result<()> {
         let (dtype, leaf) = (tape.dtype, tape.is_leaf());
+        let (Piece::Whole(found) | Piece::Part(Part { gradient: found, .. })) = &piece;
+        if !found.device().same(&tape.device) {
+            let (found, wanted) = (found.device().name(), tape.device.name());
+            return Err(Error::Backward(format!(
+                "{op} returned a gradient on {found} for an input on {wanted}: move it with \
+                 to_device()"
+            )));
+        }
         let before = self.0.remove(&tape.id);
         let in_place = leaf || before.as_ref().is_some_and(|s| s.in_place);
         let old = before.map(|s| s.gradient);

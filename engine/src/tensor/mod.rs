@@ -327,7 +327,7 @@ impl Tensor {
             tape.retain();
             return self.clone();
         }
-        Self::with_tape(self.node.clone(), Tape::leaf(self.dtype(), self.shape()))
+        Self::with_tape(self.node.clone(), Tape::leaf(&self.node))
     }
 
     /// The same value outside the graph.

@@ -3,8 +3,9 @@
 use super::Tensor;
 use super::autograd::{Operation, Saved};
 use super::slot::Slot;
-use crate::device::Random;
+use crate::device::{Device, Random};
 use crate::error::{Error, Result};
+use crate::plan::Node;
 use starling_contract::{DType, Layout};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -28,6 +29,7 @@ pub(crate) struct Tape {
     /// Grows along the graph.
     pub(super) id: u64,
     pub(super) dtype: DType,
+    pub(super) device: Device,
     shape: Layout,
     kind: Kind,
     /// Whether a result keeps its gradient as a leaf does.
@@ -41,23 +43,24 @@ pub(super) fn next_id() -> u64 {
 }
 
 impl Tape {
-    fn new(dtype: DType, shape: &[usize], kind: Kind) -> Arc<Self> {
+    fn new(value: &Node, kind: Kind) -> Arc<Self> {
         Arc::new(Self {
             id: next_id(),
-            dtype,
-            shape: Layout::contiguous(shape),
+            dtype: value.dtype,
+            device: value.device.clone(),
+            shape: Layout::contiguous(value.shape()),
             kind,
             retained: AtomicBool::new(false),
             slot: Slot::default(),
         })
     }
 
-    pub(super) fn leaf(dtype: DType, shape: &[usize]) -> Arc<Self> {
-        Self::new(dtype, shape, Kind::Leaf)
+    pub(super) fn leaf(value: &Node) -> Arc<Self> {
+        Self::new(value, Kind::Leaf)
     }
 
-    pub(super) fn result(dtype: DType, shape: &[usize], recorded: Recorded) -> Arc<Self> {
-        Self::new(dtype, shape, Kind::Result(Mutex::new(Some(recorded))))
+    pub(super) fn result(value: &Node, recorded: Recorded) -> Arc<Self> {
+        Self::new(value, Kind::Result(Mutex::new(Some(recorded))))
     }
 
     pub(crate) fn is_leaf(&self) -> bool {
