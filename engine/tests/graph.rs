@@ -563,3 +563,18 @@ fn a_gradient_of_another_device_is_refused() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_layer_without_outputs_sends_zeros_back() -> Result<()> {
+    let device = reference();
+    for layout in [WeightLayout::InOut, WeightLayout::OutIn] {
+        let shape = if layout == WeightLayout::InOut { [2, 0] } else { [0, 2] };
+        let x = Tensor::from_slice(&device, &[1f32; 6], &[3, 1, 2])?.requires_grad();
+        let w = Tensor::ones(&device, DType::F32, &shape)?.requires_grad();
+        let b = Tensor::ones(&device, DType::F32, &[0])?.requires_grad();
+        x.linear(&w, Some(&b), layout, None)?.sum_all()?.backward()?;
+        assert_eq!(gradient(&x), [0.0; 6]);
+        assert_eq!((gradient(&w), gradient(&b)), (vec![], vec![]));
+    }
+    Ok(())
+}

@@ -138,8 +138,9 @@ impl Operation for Linear {
         let [x, w] = operands([&self.x, &self.weight], upstream, self.name())?;
         let (inputs, outputs) = (w.shape()[0], w.shape()[1]);
         let g = self.before_activation(upstream)?;
-        let g = g.reshape(&[g.len() / outputs.max(1), outputs])?;
-        let rows = x.reshape(&[g.shape()[0], inputs])?;
+        let rows = g.shape()[..g.rank() - 1].iter().product();
+        let g = g.reshape(&[rows, outputs])?;
+        let rows = x.reshape(&[rows, inputs])?;
         let d_x =
             wanted[0].then(|| gemm(&g, &w.transpose(0, 1)?)?.reshape(x.shape())).transpose()?;
         // The product is written in the weight's own layout, so that nothing is transposed later.
