@@ -195,3 +195,15 @@ fn programs_of_users_that_cannot_run_are_errors() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn an_ignored_class_that_f32_cannot_name_is_refused() -> Result<()> {
+    let device = Device::new("cpu")?;
+    let classes = (1 << 24) + 4;
+    // Nothing is computed.
+    let logits = Tensor::zeros(&device, DType::F32, &[2, classes])?;
+    let targets = Tensor::from_slice(&device, &[1i32 << 24, (1 << 24) + 1], &[2])?;
+    let error = logits.cross_entropy(&targets, Some((1 << 24) + 1)).unwrap_err().to_string();
+    assert!(error.contains("2^24"), "{error}");
+    Ok(())
+}

@@ -238,8 +238,14 @@ impl Tensor {
     /// are, as in PyTorch.
     ///
     /// # Errors
-    /// As [`Tensor::cross_entropy_rows`].
+    /// As [`Tensor::cross_entropy_rows`]; [`Error::Backend`] for an ignored class above 2^24, since
+    /// rows are counted in f32, which does not tell it from the next one.
     pub fn cross_entropy(&self, targets: &Tensor, ignore_index: Option<i64>) -> Result<Tensor> {
+        let classes = self.shape().last().copied().unwrap_or(0);
+        if let Some(ignored) = ignore_index.filter(|&i| i > 1 << 24 && i as f32 <= classes as f32) {
+            let message = format!("{ignored} is above 2^24: ignore an index that is no class");
+            return Err(Error::shape("cross_entropy", message));
+        }
         let losses = self.cross_entropy_rows(targets, ignore_index)?;
         let Some(ignored) = ignore_index else { return losses.mean_all() };
         let counted = targets.to_dtype(DType::F32)?.ne(&Tensor::full(
