@@ -32,9 +32,9 @@ impl Schedule {
         Self { name: Decline::Constant, peak: rate, warmup: 0, last: rate }
     }
 
-    /// The rate of `step` (from 1) of `steps`.
+    /// The rate of `step` of `steps`. The first step is 1; 0 is before it.
     pub fn rate(&self, step: u64, steps: u64) -> f64 {
-        if step <= self.warmup {
+        if step <= self.warmup && self.warmup > 0 {
             return self.peak * step as f64 / self.warmup as f64;
         }
         if self.name == Decline::Constant || steps <= self.warmup {
@@ -45,17 +45,18 @@ impl Schedule {
         self.last + (self.peak - self.last) * 0.5 * (1.0 + cosine)
     }
 
-    /// Refuses rates that are no finite numbers, a peak of 0 and a negative last rate.
+    /// Refuses rates that are no finite numbers of f32, a peak of 0 and a negative last rate.
     ///
     /// # Errors
     /// [`Error::Invalid`].
     pub fn check(&self) -> Result<()> {
         let peak = self.peak;
-        if !peak.is_finite() || peak <= 0.0 {
-            let message = format!("the learning rate is {peak} and must be a number above 0");
+        if !(peak as f32).is_finite() || peak as f32 <= 0.0 {
+            let message =
+                format!("the learning rate is {peak} and must be a number above 0 in f32");
             return Err(Error::invalid(message));
         }
-        if !self.last.is_finite() || self.last < 0.0 {
+        if !(self.last as f32).is_finite() || self.last < 0.0 {
             let message = format!("the last learning rate is {} and must be at least 0", self.last);
             return Err(Error::invalid(message));
         }
@@ -77,6 +78,8 @@ mod tests {
         assert!((11..110).all(|t| s.rate(t, 110) > s.rate(t + 1, 110)));
         assert_eq!(Schedule { warmup: 200, ..s }.rate(100, 110), 1.0);
         assert_eq!(Schedule::constant(0.5).rate(77, 100), 0.5);
+        assert_eq!(Schedule::constant(0.5).rate(0, 100), 0.5);
+        assert_eq!(Schedule { warmup: 0, ..s }.rate(0, 110), 2.0);
     }
 
     #[test]
@@ -84,6 +87,9 @@ mod tests {
         assert!(Schedule::constant(f64::NAN).check().is_err());
         assert!(Schedule::constant(-1.0).check().is_err());
         assert!(Schedule::constant(0.0).check().is_err());
+        // As the device holds it: 0, and infinite.
+        assert!(Schedule::constant(1e-60).check().is_err());
+        assert!(Schedule::constant(1e60).check().is_err());
         assert!(Schedule::constant(f64::INFINITY).check().is_err());
         assert!(Schedule::constant(1e-3).check().is_ok());
     }
