@@ -56,8 +56,8 @@ pub trait Operation: MaybeSend + MaybeSync + 'static {
     /// The name in messages.
     fn name(&self) -> &'static str;
     /// The gradients of the inputs for the gradient of the result; `wanted[i]` tells whether input
-    /// `i` needs one. A gradient has its input's shape and device; it is converted to its input's type. It may
-    /// share memory with `upstream`. Nothing is recorded meanwhile.
+    /// `i` needs one. A gradient has its input's shape and device; it is converted to its input's
+    /// type. It may share memory with `upstream`. Nothing is recorded meanwhile.
     ///
     /// # Errors
     /// [`Error::Modified`] when a saved value was overwritten; what the device reports.
