@@ -1,12 +1,17 @@
 //! Fusion, capture and memory: what is launched, and how many bytes move.
 
 use starling_contract::Backend;
+use starling_cpu::{CpuBackend, Isa};
 use starling_engine::{DType, Device, Error, Result, Tensor, update};
 use std::sync::Arc;
 
-fn reference() -> Device {
-    let backend: Arc<dyn Backend> = Arc::new(starling_reference::ReferenceBackend::new());
-    Device::from_backend(backend).unwrap()
+/// A device that fuses; the reference, whose programs are wider than f32, does not.
+fn device() -> Device {
+    Device::from_backend(backend()).unwrap()
+}
+
+fn backend() -> Arc<dyn Backend> {
+    CpuBackend::new(Isa::Scalar, Some(1)).unwrap()
 }
 
 fn ramp(device: &Device, shape: &[usize]) -> Tensor {
@@ -49,7 +54,7 @@ fn cost(device: &Device, f: impl FnOnce()) -> (u64, u64) {
 
 #[test]
 fn a_chain_of_twelve_operations_is_one_launch_forward() {
-    let device = reference();
+    let device = device();
     let t = inputs(&device);
     let mut out = None;
     let (launches, bytes) = cost(&device, || {
@@ -84,7 +89,7 @@ fn libm_erf(x: f64) -> f64 {
 
 #[test]
 fn backward_of_the_chain_recomputes_instead_of_storing() {
-    let device = reference();
+    let device = device();
     let t: Vec<Tensor> = inputs(&device).iter().map(Tensor::requires_grad).collect();
     let y = chain(&t).unwrap();
     let upstream = ramp(&device, &[M, N]);
@@ -109,7 +114,7 @@ fn backward_of_the_chain_recomputes_instead_of_storing() {
 
 #[test]
 fn a_long_chain_is_cut_and_stays_right() {
-    let device = reference();
+    let device = device();
     let x = ramp(&device, &[5]);
     let mut y = x.clone();
     for _ in 0..300 {
@@ -123,7 +128,7 @@ fn a_long_chain_is_cut_and_stays_right() {
 
 #[test]
 fn reductions_fuse_what_they_reduce() {
-    let device = reference();
+    let device = device();
     let x = ramp(&device, &[M, N]);
     let mut sum = None;
     let (launches, _) = cost(&device, || {
@@ -137,7 +142,7 @@ fn reductions_fuse_what_they_reduce() {
 
 #[test]
 fn random_numbers_are_not_repeated_over_a_larger_space() {
-    let device = reference();
+    let device = device();
     device.seed(3).unwrap();
     let row = Tensor::ones(&device, starling_engine::DType::F32, &[64]).unwrap();
     let wide = row.dropout(0.5).unwrap().add(&ramp(&device, &[4, 64]).zeros_like().unwrap());
@@ -151,7 +156,7 @@ fn random_numbers_are_not_repeated_over_a_larger_space() {
 
 #[test]
 fn a_captured_step_repeats_without_allocation() {
-    let device = reference();
+    let device = device();
     let x = ramp(&device, &[M, N]);
     let w = ramp(&device, &[N, 8]).requires_grad();
     let step = || {
@@ -188,7 +193,7 @@ fn a_captured_step_repeats_without_allocation() {
 
 #[test]
 fn a_captured_step_keeps_the_memory_that_it_reads() {
-    let device = reference();
+    let device = device();
     let x = ramp(&device, &[M]);
     let right: Vec<f32> = x.to_vec::<f32>().unwrap().iter().map(|v| v * v).collect();
     let (captured, y) = device.capture(|| x.sqr()?.contiguous()).unwrap();
@@ -201,7 +206,7 @@ fn a_captured_step_keeps_the_memory_that_it_reads() {
 
 #[test]
 fn the_host_may_not_interfere_in_a_captured_step() {
-    let device = reference();
+    let device = device();
     let upload = device.capture(|| Tensor::from_slice(&device, &[1f32], &[1]).map(|_| ()));
     assert!(matches!(upload, Err(Error::Invalid(_))));
     let x = ramp(&device, &[4]);
@@ -212,8 +217,7 @@ fn the_host_may_not_interfere_in_a_captured_step() {
 
 #[test]
 fn a_memory_limit_is_a_typed_error_and_nothing_is_lost() {
-    let backend: Arc<dyn Backend> = Arc::new(starling_reference::ReferenceBackend::new());
-    let device = Device::with_memory_limit(backend, 1 << 20).unwrap();
+    let device = Device::with_memory_limit(backend(), 1 << 20).unwrap();
     let small = ramp(&device, &[1000]);
     let large = Tensor::ones(&device, starling_engine::DType::F32, &[1 << 20]);
     let error = large.and_then(|t| t.to_vec::<f32>());
@@ -227,7 +231,7 @@ fn a_memory_limit_is_a_typed_error_and_nothing_is_lost() {
 
 #[test]
 fn memory_is_flat_over_many_steps() {
-    let device = reference();
+    let device = device();
     let w = ramp(&device, &[16, 16]).requires_grad();
     let mut held = None;
     for step in 0..200 {
@@ -258,7 +262,7 @@ fn unknown_and_missing_devices_say_so() {
 fn random_numbers_that_are_added_in_place_are_not_repeated_either() -> Result<()> {
     use starling_ops::defs::{Add, Def};
     let run = |look: bool| -> Result<Vec<f32>> {
-        let device = reference();
+        let device = device();
         device.seed(3)?;
         let sum = Tensor::zeros(&device, DType::F32, &[4, 8])?;
         let row = Tensor::ones(&device, DType::F32, &[8])?.dropout(0.5)?;
@@ -274,7 +278,7 @@ fn random_numbers_that_are_added_in_place_are_not_repeated_either() -> Result<()
 
 #[test]
 fn a_number_that_is_repeated_stays_that_number() -> Result<()> {
-    let device = reference();
+    let device = device();
     let five = |dtype| Tensor::full(&device, dtype, &[1], 5.0)?.broadcast_to(&[2, 2]);
     assert_eq!(five(DType::U8)?.to_vec::<u8>()?, [5; 4]);
     assert_eq!(five(DType::I8)?.to_vec::<i8>()?, [5; 4]);
@@ -286,7 +290,7 @@ fn a_number_that_is_repeated_stays_that_number() -> Result<()> {
 
 #[test]
 fn chains_of_views_and_casts_may_be_long() -> Result<()> {
-    let device = reference();
+    let device = device();
     let start = ramp(&device, &[2, 2]).mul_scalar(2.0)?;
     let (mut turned, mut cast) = (start.clone(), start.clone());
     for _ in 0..50_000 {

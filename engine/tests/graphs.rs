@@ -1,7 +1,6 @@
 //! Random graphs (tests/golden/make_graphs.py) on every device of this machine: their values and
-//! gradients agree with PyTorch in float64, and are the same bits when every value is looked at
-//! (but on the reference), when the graph is captured and replayed, and when threads run
-//! different graphs at once.
+//! gradients agree with PyTorch in float64, and are the same bits when every value is looked at,
+//! when the graph is captured and replayed, and when threads run different graphs at once.
 //!
 //! tests/golden/graphs.jsonl is a small part; `cargo xtask fuzz-graphs` draws more, to a file that
 //! STARLING_GRAPHS names. A complaint begins with the graph's seed.
@@ -77,12 +76,7 @@ fn random_graphs_agree_with_pytorch() {
 
 #[test]
 fn looking_at_every_value_changes_no_bit() {
-    on_every_device(8, |device, graphs| match device.name() {
-        // The reference runs a fused chain in f64 and rounds at its end: the truth that others are
-        // held to, so its bits do depend on where a chain is cut.
-        "reference" => Vec::new(),
-        _ => same_bits(device, graphs, Mode::Looking),
-    });
+    on_every_device(8, |device, graphs| same_bits(device, graphs, Mode::Looking));
 }
 
 #[test]
@@ -91,11 +85,7 @@ fn a_replayed_graph_gives_the_same_bits() {
         let fit: Vec<&Graph> = graphs.iter().filter(|g| g.capturable()).copied().collect();
         // Of the kept graphs some are captured; of a few others perhaps none.
         assert!(!fit.is_empty() || std::env::var_os("STARLING_GRAPHS").is_some());
-        match device.name() {
-            // A replay cuts chains elsewhere, as looking does.
-            "reference" => right(device, &fit, Mode::Captured),
-            _ => same_bits(device, &fit, Mode::Captured),
-        }
+        same_bits(device, &fit, Mode::Captured)
     });
 }
 

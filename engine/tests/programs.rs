@@ -4,6 +4,7 @@ use starling_contract::{
     Backend, Capabilities, Checked, DeviceId, Download, Pending, Result as ContractResult, Storage,
     Stream, Support, Verb, View,
 };
+use starling_cpu::{CpuBackend, Isa};
 use starling_engine::{DType, Device, Result, Tensor, WeightLayout};
 use starling_ops::defs::Def;
 use starling_ops::philox::HostStream;
@@ -13,8 +14,8 @@ use std::sync::{Arc, Mutex};
 
 type Programs = Arc<Mutex<HashSet<u64>>>;
 
-/// The reference, which notes the program of every verb.
-struct Spy(ReferenceBackend, Programs);
+/// The CPU, which notes the program of every verb.
+struct Spy(Arc<CpuBackend>, Programs);
 
 impl Backend for Spy {
     fn name(&self) -> &str {
@@ -70,7 +71,8 @@ fn with_numbers(x: &Tensor, i: usize) -> Result<Tensor> {
 #[test]
 fn different_numbers_are_one_program() {
     let programs = Programs::default();
-    let spy = Spy(ReferenceBackend::new(), programs.clone());
+    let cpu = CpuBackend::new(Isa::Scalar, Some(1)).unwrap();
+    let spy = Spy(cpu, programs.clone());
     let device = Device::from_backend(Arc::new(spy)).unwrap();
     let x = Tensor::from_slice(&device, &[1.0f32, -2.0, 3.0], &[3]).unwrap();
     for i in 0..300 {

@@ -83,8 +83,7 @@ impl Fusion {
             return Ok(id);
         }
         let id = match node.expression() {
-            // Computed once, not again by every replay: see `watch`.
-            Some(e) if !watch::is_older(node) => {
+            Some(e) if is_fused(node, &e) => {
                 let rounds = !matches!(e.lazy, Lazy::View(_) | Lazy::Literal(_));
                 let value = self.expression(node, e, lens)?;
                 match node.dtype {
@@ -178,7 +177,7 @@ impl Fusion {
     /// Whether every operand of an expression can be rearranged instead of its result.
     fn reaches(&mut self, node: &Arc<Node>, lens: usize) -> bool {
         match node.expression() {
-            Some(e) if !watch::is_older(node) => match (&e.lazy, &e.args[..]) {
+            Some(e) if is_fused(node, &e) => match (&e.lazy, &e.args[..]) {
                 (Lazy::Literal(_), _) => true,
                 (Lazy::Uniform { .. }, _) => false,
                 (Lazy::View(_), [base]) => {
@@ -231,6 +230,16 @@ impl Fusion {
 
 /// Operands of one operation.
 const MOST_ARGS: usize = 16;
+
+/// Whether an expression becomes part of the program that needs it. One that is older than the
+/// capture is computed once, not again by every replay: see `watch`. Where a program's values are
+/// wider than f32, each operation is one of its own: what it stores is rounded in any case, so that
+/// looking at it changes no bit.
+fn is_fused(node: &Node, e: &Expression) -> bool {
+    let computes = matches!(e.lazy, Lazy::Apply { .. } | Lazy::Derivative { .. });
+    let rounds = !computes || node.device.capabilities().rounds_every_step;
+    rounds && !watch::is_older(node)
+}
 
 fn same_view(a: &View, b: &View) -> bool {
     a.same_storage(b) && a.layout == b.layout && a.dtype == b.dtype

@@ -7,7 +7,8 @@
 //! its outline is made once (`outline`).
 //!
 //! A fused chain computes in f32, and rounds to f16 or bf16 wherever a value of that type would
-//! have been stored: the bits of a result do not depend on what was looked at in between.
+//! have been stored: the bits of a result do not depend on what was looked at in between. For the
+//! same reason nothing is fused on a device whose programs are wider inside (the reference).
 
 mod fusion;
 mod node;

@@ -3,7 +3,7 @@
 use super::few::Few;
 use super::fixed::{Blocks, Fixed, Vectors};
 use super::grid::{Element, Grid, Operand};
-use super::stage::{Load, Store};
+use super::stage::{Load, Store, Turn};
 use super::steps::{Loc, RunSteps};
 use super::tape::{Place, Tape};
 use crate::isa::Isa;
@@ -346,10 +346,33 @@ impl<'a> Worker<'a> {
             return Loc { at: first.wrapping_offset(grid.position(i, start)), step: 1 };
         }
         let to = self.staged_block(k);
-        grid.stretches(i, start, n, |done, position, len| {
+        // Whole rows that are neighbours in memory, element by element, are turned together.
+        let (turned, inner) = (grid.is_turned(i), grid.inner());
+        let mut rows = Square { done: 0, position: 0, rows: 0 };
+        let turn = |rows: &Square| {
+            if rows.rows == 0 {
+                return;
+            }
             // SAFETY: the walk stays inside the operand and the block has room for `n` elements.
-            job.isa.run(unsafe { Load::new(x, position, stride, to.add(done), len) });
+            job.isa.run(unsafe {
+                let to = to.add(rows.done);
+                Turn::new(x, rows.position, stride, to, [rows.rows, inner])
+            });
+        };
+        grid.stretches(i, start, n, |done, position, len| {
+            if !turned || len < inner {
+                // SAFETY: as above.
+                job.isa.run(unsafe { Load::new(x, position, stride, to.add(done), len) });
+                return;
+            }
+            if rows.rows > 0 && position == rows.position + rows.rows as isize {
+                rows.rows += 1;
+                return;
+            }
+            turn(&rows);
+            rows = Square { done, position, rows: 1 };
         });
+        turn(&rows);
         Loc { at: to, step: 1 }
     }
 
@@ -376,6 +399,15 @@ impl<'a> Worker<'a> {
             job.isa.run(unsafe { Store::new(from, &job.outputs[o], position, stride, len) });
         });
     }
+}
+
+/// Whole rows of a block that are to be turned.
+struct Square {
+    /// Elements of the block before them.
+    done: usize,
+    /// Where the first one begins in the operand.
+    position: isize,
+    rows: usize,
 }
 
 /// Whether the node of output `o` may be computed in the output's memory: it must be a step's

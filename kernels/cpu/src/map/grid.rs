@@ -173,6 +173,18 @@ impl Grid {
         self.walks[i].strides[self.rank - 1]
     }
 
+    /// True when the neighbours of operand `i` in memory belong to neighbouring rows.
+    pub fn is_turned(&self, i: usize) -> bool {
+        let strides = &self.walks[i].strides[..self.rank];
+        matches!(strides, [.., 1, step] if !matches!(step, 0 | 1))
+    }
+
+    /// The distance of the rows of the fastest axis from row `row` on, and for how many it holds.
+    pub fn rows_from(&self, i: usize, row: usize) -> (isize, usize) {
+        let Some(axis) = self.rank.checked_sub(2) else { return (0, 1) };
+        (self.walks[i].strides[axis], self.shape[axis] - row % self.shape[axis])
+    }
+
     /// True when every operand is contiguous or constant: then a block may cross rows freely.
     pub fn is_flat(&self) -> bool {
         self.walks.iter().all(|w| w.contiguous || w.constant)

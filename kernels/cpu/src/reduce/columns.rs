@@ -66,7 +66,7 @@ impl Columns {
         &mut self,
         isa: Isa,
         mut from: *const f32,
-        stride: usize,
+        stride: isize,
         mut rows: usize,
         mut at: usize,
     ) {
@@ -79,7 +79,7 @@ impl Columns {
             if !extremum && self.pending == ROWS {
                 self.settle(isa);
             }
-            from = from.wrapping_add(count * stride);
+            from = from.wrapping_offset(count as isize * stride);
             (rows, at) = (rows - count, at + count);
         }
     }
@@ -110,7 +110,7 @@ impl Columns {
 struct Rows<'a> {
     to: &'a Columns,
     from: *const f32,
-    stride: usize,
+    stride: isize,
     rows: usize,
     at: u32,
 }
@@ -145,7 +145,7 @@ impl Rows<'_> {
     unsafe fn read<S: Simd>(&self, s: S, row: usize, column: usize, lanes: usize) -> S::V {
         // SAFETY: the caller's promise.
         unsafe {
-            let p = self.from.add(row * self.stride + column);
+            let p = self.from.offset(row as isize * self.stride).add(column);
             if lanes == S::LANES { s.load(p) } else { s.load_first(p, lanes) }
         }
     }

@@ -1,10 +1,13 @@
 //! Reductions of a program's values over any axes.
 //!
-//! The iteration space is walked so that memory is read front to back. When the last axis of
-//! the walk is reduced, neighbours are (`runs`); else whole rows are reduced onto each other, a
-//! vector of columns at a time (`columns`). Either way the elements of one result are cut into
-//! parts by the shape alone and the parts merged in order (`partial`), so threads do not change a
-//! bit.
+//! The iteration space is walked in row-major order of the kept and of the reduced axes. When the
+//! last of the walk is reduced, neighbours are (`runs`); else whole rows are reduced onto each
+//! other, a vector of columns at a time (`columns`). Either way the elements of one result are cut
+//! into parts by the shape alone and the parts merged in order (`partial`).
+//!
+//! **The order of additions is a function of shape, axes and kind alone**: neither threads, nor
+//! strides, nor the program change a bit, so that an expression has the sum of its values, whether
+//! these were written out first or not. Strides only steer how a block is brought together.
 
 mod columns;
 mod partial;
@@ -23,16 +26,18 @@ use crate::team;
 use crate::walk::Shared;
 use columns::Columns;
 use partial::Partial;
-use runs::Runs;
-use starling_contract::{CheckedRef, DType, Error, Layout, MAX_RANK, Reduce, ReduceKind, Result};
+use runs::{Runs, STRETCH};
+use starling_contract::{CheckedRef, DType, Error, MAX_RANK, Reduce, ReduceKind, Result};
 use std::ops::Range;
 
 /// Elements of one part of a long reduction: what one task does. Fixes the order of additions.
 const PART: usize = 1 << 16;
 /// Fewest rows of one part of a reduction of rows.
 const PART_ROWS: usize = 256;
-/// Elements of a block that is read where it lies.
-const IN_PLACE_BLOCK: usize = 1 << 14;
+/// Elements of a block that is read where it lies, or turned on its way.
+const LONG_BLOCK: usize = 1 << 14;
+/// Columns of a block where neighbours lie apart: a cache line of each fits into L2.
+const APART: usize = 1 << 10;
 /// Fewest columns for which rows are reduced onto each other.
 const COLUMNS: usize = 8;
 /// Elements below which a task is not worth handing to another thread.
@@ -49,55 +54,22 @@ struct Order {
 }
 
 impl Order {
-    fn new(verb: &Reduce, positions: bool) -> Self {
-        let layout = &verb.inputs[0].layout;
-        let leading = verb.inputs.iter().map(|v| &v.layout);
-        // The walk follows the input that moves along most axes; of several one in row-major order,
-        // as the program's value would lie if it were written out first: same order, same bits.
-        let moves = |l: &Layout| {
-            l.strides().iter().zip(l.shape()).filter(|&(&s, &n)| s != 0 && n > 1).count()
-        };
-        let row_major = |l: &Layout| {
-            let moving = l.strides().iter().zip(l.shape()).filter(|&(&s, &n)| s != 0 && n > 1);
-            moving.map(|(s, _)| s.unsigned_abs()).is_sorted_by(|a, b| a >= b)
-        };
-        let rank_of = |l: &Layout| (moves(l), row_major(l));
-        let lead =
-            leading.fold(layout, |best, l| if rank_of(l) > rank_of(best) { l } else { best });
-        let is_reduced = |axis: usize| verb.axes >> axis & 1 == 1;
-        let rank = layout.rank();
-        let key = |axis: usize| (std::cmp::Reverse(lead.strides()[axis].unsigned_abs()), axis);
-        let mut by_stride = [0, 1, 2, 3, 4, 5, 6, 7];
-        by_stride[..rank].sort_unstable_by_key(|&axis| key(axis));
+    /// The order for a shape of which the axes in `axes` (a bit each) are reduced.
+    fn new(shape: &[usize], axes: u32) -> Self {
+        let rank = shape.len();
+        let is_reduced = |axis: usize| axes >> axis & 1 == 1;
         // The kept axes behind the last reduced one are the columns, if there are enough of them.
-        let extent = |axis: usize| layout.shape()[axis];
-        let mut inner = rank;
-        let mut columns = 1;
-        while inner > 0 {
-            let axis = by_stride[inner - 1];
-            if is_reduced(axis) && extent(axis) > 1 {
-                break;
-            }
-            inner -= 1;
-            columns *= if is_reduced(axis) { 1 } else { extent(axis) };
-        }
+        let last = (0..rank).rev().find(|&axis| is_reduced(axis) && shape[axis] > 1);
+        let inner = last.map_or(0, |axis| axis + 1);
+        let kept = |range: Range<usize>| range.filter(|&axis| !is_reduced(axis));
+        let columns: usize = kept(inner..rank).map(|axis| shape[axis]).product();
         let tail = if columns >= COLUMNS && inner > 0 { inner } else { rank };
         let mut order = Self { axes: [0; MAX_RANK], outer: 0, reduced: 0, rank };
-        let mut len = 0;
-        let mut push = |axis: usize| {
-            order.axes[len] = axis;
-            len += 1;
-        };
-        let head = by_stride[..tail].iter().filter(|&&a| !is_reduced(a));
-        order.outer = head.map(|&a| push(a)).count();
-        // Positions are row-major in the reduced axes, whatever the strides.
-        order.reduced = if positions {
-            (0..rank).filter(|&a| is_reduced(a)).map(&mut push).count()
-        } else {
-            let all = by_stride[..rank].iter().filter(|&&a| is_reduced(a));
-            all.map(|&a| push(a)).count()
-        };
-        by_stride[tail..rank].iter().filter(|&&a| !is_reduced(a)).for_each(|&a| push(a));
+        order.outer = kept(0..tail).count();
+        order.reduced = (0..rank).filter(|&axis| is_reduced(axis)).count();
+        let reduced = (0..rank).filter(|&axis| is_reduced(axis));
+        let walk = kept(0..tail).chain(reduced).chain(kept(tail..rank));
+        order.axes.iter_mut().zip(walk).for_each(|(slot, axis)| *slot = axis);
         order
     }
 
@@ -110,6 +82,11 @@ impl Order {
 /// One reduction, laid out. The walk is `outer x reduced x columns` elements.
 struct Plan<'a> {
     kind: ReduceKind,
+    /// Elements that are reduced at a time: whole stretches of [`runs`], whatever the program needs
+    /// for blocks of its own.
+    block: usize,
+    /// The blocks are part of the operand.
+    in_place: bool,
     job: Job<'a>,
     outer: usize,
     reduced: usize,
@@ -147,7 +124,7 @@ pub fn reduce(isa: Isa, verb: CheckedRef<'_, Reduce>) -> Result<()> {
             backend: "cpu".into(),
         });
     }
-    let order = Order::new(verb, positions);
+    let order = Order::new(shape, verb.axes);
     let (head, tail) = (order.outer, order.outer + order.reduced);
     let reduced = order.extent(shape, head..tail);
     if reduced == 0 && positions {
@@ -158,12 +135,15 @@ pub fn reduce(isa: Isa, verb: CheckedRef<'_, Reduce>) -> Result<()> {
     kept[..head].copy_from_slice(&order.axes[..head]);
     kept[head..].copy_from_slice(&order.axes[tail..order.rank]);
     let plain = tape.program().is_identity() && operands.inputs[0].dtype == Element::F32;
-    // Blocks that are read where they lie may be longer than what is computed in the cache.
+    // Blocks that are read where they lie may be longer than what is computed in the cache; and
+    // the longer one that is turned, the more is used of each line.
     let in_place = plain && (grid.walk(0).contiguous || grid.inner_stride(0) == 1);
+    let is_long = in_place || (plain && grid.is_turned(0));
     let live = tape.registers + tape.inputs.len();
-    // Whole stretches of numbers that are summed together, whatever the program.
-    let block = if in_place { IN_PLACE_BLOCK } else { block_len(live).max(runs::STRETCH) };
+    let block = if is_long { LONG_BLOCK } else { block_len(live) };
     let plan = Plan {
+        block: block.max(STRETCH),
+        in_place,
         kind: verb.kind,
         job: Job {
             isa,
@@ -236,10 +216,10 @@ impl Plan<'_> {
         }
     }
 
-    /// A dense block of values; `spare` holds a block for values that are all one.
+    /// A dense block of values: where they lie, or in `spare`.
     ///
     /// # Safety
-    /// `n` is at most the job's block.
+    /// `n` is at most the plan's block, for which `spare` has room.
     unsafe fn dense(
         &self,
         worker: &mut Worker<'_>,
@@ -247,22 +227,26 @@ impl Plan<'_> {
         n: usize,
         spare: *mut f32,
     ) -> *const f32 {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let loc = worker.value(start, n);
-            if loc.step == 1 {
-                return loc.at;
+        let block = self.job.block;
+        for done in (0..n).step_by(block) {
+            let len = block.min(n - done);
+            let to = spare.wrapping_add(done);
+            // SAFETY: the caller's promise; a value that is not one for all is `len` numbers long.
+            unsafe {
+                let loc = worker.value(start + done, len);
+                match loc.step {
+                    1 if n <= block => return loc.at,
+                    1 => to.copy_from_nonoverlapping(loc.at, len),
+                    _ => std::slice::from_raw_parts_mut(to, len).fill(*loc.at),
+                }
             }
-            for i in 0..n {
-                *spare.add(i) = *loc.at;
-            }
-            spare
         }
+        spare
     }
 
     /// The last axis of the walk is reduced.
     fn run_runs(&self) {
-        let (r, block) = (self.reduced, self.job.block);
+        let (r, block) = (self.reduced, self.block);
         if r <= block / 2 {
             return self.run_short_runs();
         }
@@ -275,13 +259,11 @@ impl Plan<'_> {
                 let mut part = Partial::NOTHING;
                 for at in (from..to).step_by(block) {
                     let n = block.min(to - at);
-                    let mut next = Partial::NOTHING;
-                    // SAFETY: blocks are no longer than the job's; `next` is one part.
+                    // SAFETY: blocks are no longer than the plan's; `part` is one part.
                     unsafe {
                         let p = self.dense(worker, t / parts * r + at, n, spare);
-                        self.job.isa.run(Runs::new(self.kind, p, 1, n, at, &mut next));
+                        self.job.isa.run(Runs::new(self.kind, p, 1, n, at, &mut part));
                     }
-                    part.merge(self.kind, &next);
                 }
                 // SAFETY: the memory holds a part for each task.
                 unsafe { *all.at(t as isize) = part };
@@ -299,7 +281,7 @@ impl Plan<'_> {
 
     /// Several runs to a block.
     fn run_short_runs(&self) {
-        let (r, block) = (self.reduced, self.job.block);
+        let (r, block) = (self.reduced, self.block);
         let together = block / r;
         let groups = self.outer.div_ceil(together);
         let extra = block + together * PARTIAL_FLOATS;
@@ -310,6 +292,7 @@ impl Plan<'_> {
             let runs = together.min(self.outer - first);
             // SAFETY: the runs fill at most a block; there is room for a part of each.
             unsafe {
+                std::slice::from_raw_parts_mut(parts, runs).fill(Partial::NOTHING);
                 let p = self.dense(worker, first * r, runs * r, spare);
                 self.job.isa.run(Runs::new(self.kind, p, runs, r, 0, parts));
                 for run in 0..runs {
@@ -321,10 +304,10 @@ impl Plan<'_> {
 
     /// Rows of kept columns are reduced onto each other.
     fn run_columns(&self) {
-        let (r, w, block) = (self.reduced, self.columns, self.job.block);
-        let width = w.min(block);
+        let (r, w, block) = (self.reduced, self.columns, self.block);
+        let width = w.min(if self.in_place || w <= block { block } else { APART });
         let chunks = w.div_ceil(width);
-        let part_rows = (PART / width).max(PART_ROWS).min(r);
+        let part_rows = (PART / w).max(PART_ROWS).min(r);
         let parts = r.div_ceil(part_rows);
         let tasks = self.outer * chunks * parts;
         // Parts of one result meet when all are done; a part that is all of it is written at once.
@@ -372,7 +355,7 @@ impl Plan<'_> {
     /// Adds some rows of the columns `c .. c + n` of outer element `o` to `columns`.
     ///
     /// # Safety
-    /// The columns are at most the job's block, and `spare` holds one.
+    /// The columns are at most the plan's block, and `spare` holds one.
     #[allow(clippy::too_many_arguments, reason = "one caller")]
     unsafe fn rows(
         &self,
@@ -384,17 +367,23 @@ impl Plan<'_> {
         spare: *mut f32,
         columns: &mut Columns,
     ) {
-        let isa = self.job.isa;
+        let (isa, grid) = (self.job.isa, self.job.grid);
         // Whole rows may share a block; the rows of a chunk are apart.
-        let together = if n == self.columns { self.job.block / n } else { 1 };
+        let together = if n == self.columns { self.block / n } else { 1 };
+        let in_place = self.in_place && grid.inner() == self.columns;
         let mut row = rows.start;
         while row < rows.end {
-            let count = together.min(rows.end - row);
-            let start = (o * self.reduced + row) * self.columns + c;
-            // SAFETY: the caller's promise; the rows fill at most a block.
+            let number = o * self.reduced + row;
+            let start = number * self.columns + c;
+            let (stride, beside) =
+                if in_place { grid.rows_from(0, number) } else { (n as isize, together) };
+            let count = beside.min(rows.end - row);
+            // SAFETY: the caller's promise; the rows lie `stride` apart in the operand, or fill at
+            // most a block.
             unsafe {
-                let p = self.dense(worker, start, count * n, spare);
-                columns.add(isa, p, n, count, row);
+                let first = if in_place { n } else { count * n };
+                let p = self.dense(worker, start, first, spare);
+                columns.add(isa, p, stride, count, row);
             }
             row += count;
         }

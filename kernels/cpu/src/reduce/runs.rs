@@ -8,9 +8,10 @@ use starling_ops::{Math, Scalar};
 
 /// The most numbers that are summed in f32 before f64 takes over: few enough that the error of a
 /// sum does not grow with its length, and that a second pass finds them in the first-level cache.
+/// A multiple of the stretches of every instruction set.
 pub(super) const STRETCH: usize = 1024;
 
-/// Reduces `runs` runs of `n` numbers, one behind the other.
+/// Adds `runs` runs of `n` numbers, one behind the other, to a part each, stretch by stretch.
 pub(crate) struct Runs {
     kind: ReduceKind,
     from: *const f32,
@@ -25,7 +26,7 @@ impl Runs {
     /// `at` is the position of the runs' first numbers among those that are reduced together.
     ///
     /// # Safety
-    /// `from` holds `runs * n` numbers and `to` has room for `runs` parts.
+    /// `from` holds `runs * n` numbers and `to` `runs` parts.
     pub unsafe fn new(
         kind: ReduceKind,
         from: *const f32,
@@ -46,7 +47,7 @@ impl Kernel for Runs {
         unsafe {
             for run in 0..self.runs {
                 let from = self.from.add(run * self.n);
-                *self.to.add(run) = one_run(s, self.kind, from, self.n, self.at);
+                one_run(s, self.kind, from, self.n, self.at, &mut *self.to.add(run));
             }
         }
     }
@@ -55,10 +56,16 @@ impl Kernel for Runs {
 /// # Safety
 /// `p` holds `n` numbers.
 #[inline(always)]
-unsafe fn one_run<S: Simd>(s: S, kind: ReduceKind, p: *const f32, n: usize, at: usize) -> Partial {
+unsafe fn one_run<S: Simd>(
+    s: S,
+    kind: ReduceKind,
+    p: *const f32,
+    n: usize,
+    at: usize,
+    all: &mut Partial,
+) {
     // No chain of additions is longer than 64, whatever the width of a vector.
     let stretch = STRETCH.min(128 * S::LANES);
-    let mut all = Partial::NOTHING;
     let mut done = 0;
     while done < n {
         let len = stretch.min(n - done);
@@ -70,7 +77,7 @@ unsafe fn one_run<S: Simd>(s: S, kind: ReduceKind, p: *const f32, n: usize, at: 
                 ReduceKind::Max => Partial::of(len, extremum(s, p, len, true), 0),
                 ReduceKind::Min => Partial::of(len, extremum(s, p, len, false), 0),
                 ReduceKind::ArgMax | ReduceKind::ArgMin => {
-                    position(s, p, len, kind == ReduceKind::ArgMax, &all, at + done)
+                    position(s, p, len, kind == ReduceKind::ArgMax, all, at + done)
                 }
                 ReduceKind::Var { .. } => variance(s, p, len),
             }
@@ -78,7 +85,6 @@ unsafe fn one_run<S: Simd>(s: S, kind: ReduceKind, p: *const f32, n: usize, at: 
         all.merge(kind, &part);
         done += len;
     }
-    all
 }
 
 /// Reads `n` numbers into four chains of vectors, one `$step` each; `$rest` is a vector with what

@@ -1,8 +1,10 @@
 //! Reductions against plain loops in f64, and against themselves on other numbers of threads.
 
+mod strides;
+
 use super::*;
 use crate::Team;
-use starling_contract::{HostStorage, Kind, Verb, View};
+use starling_contract::{HostStorage, Kind, Layout, Verb, View};
 use starling_ops::program::Op;
 use starling_ops::{Program, philox::HostStream};
 use std::sync::Arc;
