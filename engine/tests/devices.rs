@@ -136,14 +136,19 @@ async fn later<T>(answer: T) -> T {
 #[test]
 fn a_registered_family_may_take_its_time() {
     use starling_contract::Backend;
-    Device::register(Provider {
-        family: "slow",
+    let provider = |family| Provider {
+        family,
         probe: || Box::pin(later(Ok(Vec::new()))),
         open: |_| {
             let backend: Arc<dyn Backend> = Arc::new(starling_reference::ReferenceBackend::new());
             Box::pin(later(Ok(backend)))
         },
-    });
+    };
+    Device::register(provider("slow")).unwrap();
+    for known in ["slow", "cpu", "webgpu"] {
+        let error = Device::register(provider(known)).unwrap_err().to_string();
+        assert!(error.contains(known), "{error}");
+    }
     let (first, looks) = awaited(Device::open("slow"));
     assert_eq!(looks, 3);
     // Open already: there is nothing to wait for, and it is the same one.

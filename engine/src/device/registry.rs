@@ -263,7 +263,8 @@ impl Device {
     }
 
     /// How many threads the device `cpu` computes on, from its next opening on: `STARLING_THREADS`,
-    /// or one for each core, until this is called. Results do not depend on it.
+    /// or one for each core, until this is called. While a handle of it is held it is open, and
+    /// computes on those that it has. Results do not depend on it.
     ///
     /// # Errors
     /// The backend's reason when they are not to be had: 0, more than 4096, or the system refuses.
@@ -272,8 +273,18 @@ impl Device {
     }
 
     /// Adds a family of devices to those that [`Device::new`] and [`Device::probe`] know.
-    pub fn register(provider: Provider) {
-        PROVIDERS.write().unwrap_or_else(PoisonError::into_inner).push(provider);
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a family that is known already.
+    pub fn register(provider: Provider) -> Result<()> {
+        let mut registered = PROVIDERS.write().unwrap_or_else(PoisonError::into_inner);
+        let family = provider.family;
+        if built_in().iter().chain(&*registered).any(|p| p.family == family) {
+            let message = format!("there are devices {family:?} already: name yours otherwise");
+            return Err(Error::invalid(message));
+        }
+        registered.push(provider);
+        Ok(())
     }
 
     fn provider<T>(family: &str, f: impl Fn(&Provider) -> T) -> Option<T> {

@@ -9,7 +9,7 @@ use starling_ops::philox::HostStream;
 use std::sync::Arc;
 
 fn main() -> Result<()> {
-    register();
+    register()?;
     for probe in Device::probe() {
         let status = probe.status.map_or_else(|reason| reason, |c| c.description);
         println!("{:10} {status}", probe.name);
@@ -23,7 +23,7 @@ fn main() -> Result<()> {
 
 /// From here on `Device::new("minimal")` and `Device::probe` know the backend; `auto` takes it
 /// where nothing before it is available.
-pub fn register() {
+pub fn register() -> Result<()> {
     use starling_contract::{Backend, Error};
     Device::register(Provider {
         family: "minimal",
@@ -43,7 +43,7 @@ pub fn register() {
                 }
             })
         },
-    });
+    })
 }
 
 /// Trains a layer with bias and GELU, a norm and a classifier on three clouds of points; returns

@@ -8,7 +8,7 @@ mod train;
 
 #[test]
 fn a_registered_backend_trains_as_the_cpu_does() {
-    train::register();
+    train::register().unwrap();
     assert!(Device::probe().iter().any(|p| p.name == "minimal" && p.status.is_ok()));
     let absent = Device::new("minimal:1").err().map(|e| e.to_string()).unwrap();
     assert!(absent.contains("minimal:1 is not available"), "{absent}");
