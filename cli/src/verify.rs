@@ -4,7 +4,7 @@ use crate::args::{TierArg, VerifyArgs};
 use crate::output;
 use serde_json::json;
 use starling_conformance::{Summary, Tier, Verdict, cases};
-use starling_engine::{Device, Result};
+use starling_engine::{Device, Error, Result};
 use std::process::ExitCode;
 
 pub fn run(args: &VerifyArgs) -> Result<ExitCode> {
@@ -24,6 +24,11 @@ pub fn run(args: &VerifyArgs) -> Result<ExitCode> {
             }
         },
     );
+    if let Some(filter) = args.filter.as_deref().filter(|_| summary.ops.is_empty()) {
+        return Err(Error::invalid(format!(
+            "no case's title contains {filter:?}: shorten --filter, or leave it out"
+        )));
+    }
     let failed = summary.failed > 0 || summary.passed == 0;
     if args.json {
         print_json(&device, &summary, &failures)?

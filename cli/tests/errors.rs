@@ -46,6 +46,7 @@ fn numbers_that_cannot_be_trained_with() {
     with(&["--lr", "inf"], &["learning rate"]);
     with(&["--lr", "-1"], &["learning rate is -1"]);
     with(&["--lr", "0"], &["learning rate is 0"]);
+    with(&["--lr", "1e-60"], &["learning rate is 0.000", "f32"]);
     with(&["--lr", "fast"], &["--lr"]);
     with(&["--steps", "0"], &["steps is 0"]);
     with(&["--dropout", "1.5"], &["1.5"]);
@@ -180,6 +181,7 @@ fn draws_and_benches_that_make_no_sense() {
     bench("rows --op gelu --shape 3x4", &["softmax"]);
     bench("train --layers 1 --dim 10 --heads 3 --seq 4 --batch 1 --vocab 9", &["n_head"]);
     bench("train --layers 1 --dim 12 --heads 3 --seq 4 --batch 0 --vocab 9", &["batch is 0"]);
+    user_error(&mut starling(&["verify", "--filter", "frobnicate"]), &["frobnicate"]);
     user_error(&mut starling(&["frobnicate"]), &["frobnicate"]);
     user_error(&mut starling(&["train", "--frobnicate"]), &["frobnicate"]);
 }
