@@ -39,3 +39,23 @@ fn numbers_that_are_gone_are_an_error_and_never_others() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn numbers_cost_no_memory_for_good() -> Result<()> {
+    let device = Device::new("cpu")?;
+    device.seed(1)?;
+    let x = Tensor::from_slice(&device, &[1f32; 8], &[8])?.requires_grad();
+    let first = x.dropout(0.5)?;
+    let mut used = 0;
+    for draw in 0..40_000 {
+        x.detach().dropout(0.5)?.to_vec::<f32>()?;
+        if draw == 20_000 {
+            used = device.pool_stats().in_use_bytes;
+        }
+    }
+    assert_eq!(device.pool_stats().in_use_bytes, used);
+    // An old number is found again.
+    first.sum_all()?.backward()?;
+    assert_eq!(x.grad().map(|g| g.to_vec::<f32>()).transpose()?, Some(first.to_vec::<f32>()?));
+    Ok(())
+}

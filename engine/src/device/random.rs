@@ -5,6 +5,7 @@ use super::recording;
 use crate::error::{Error, Result};
 use starling_contract::{Buffer, DType, Layout, View};
 use starling_ops::Key;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,6 +15,9 @@ const STEP: usize = 2;
 const NODE: usize = 3;
 /// Numbers of random operations that one buffer holds.
 const CHUNK: u32 = 1024;
+/// Such buffers that are kept for operations outside of lists. An earlier number, which backward
+/// may ask for, is uploaded again.
+const CHUNKS: usize = 16;
 
 /// The words that select random numbers, in device memory: programs read them as parameters, so
 /// that a new step changes no program.
@@ -41,7 +45,9 @@ pub(super) struct Instances {
     base: u32,
     /// Random operations of the list.
     used: u32,
-    chunks: Vec<Buffer>,
+    /// By number. A list keeps all of its own.
+    chunks: BTreeMap<u32, Buffer>,
+    is_shared: bool,
 }
 
 fn word(buffer: &Buffer, at: usize) -> View {
@@ -56,13 +62,13 @@ fn upload(queue: &Queue, words: &[u32], buffer: &Buffer) -> Result<()> {
 
 impl Instances {
     fn starting_at(base: u32) -> Self {
-        Self { base, used: 0, chunks: Vec::new() }
+        Self { base, ..Self::default() }
     }
 
-    fn fill(&self, queue: &Queue, chunk: usize) -> Result<()> {
-        let first = self.base.wrapping_add(chunk as u32 * CHUNK);
+    fn fill(&self, queue: &Queue, chunk: u32, buffer: &Buffer) -> Result<()> {
+        let first = self.base.wrapping_add(chunk * CHUNK);
         let words: Vec<u32> = (0..CHUNK).map(|i| first.wrapping_add(i)).collect();
-        upload(queue, &words, &self.chunks[chunk])
+        upload(queue, &words, buffer)
     }
 
     /// The word that holds `instance`. The memory grows as it must, outside what is recorded.
@@ -70,12 +76,18 @@ impl Instances {
         let at = instance.checked_sub(self.base).ok_or_else(|| {
             Error::invalid("a captured step cannot draw the random numbers of an earlier one")
         })?;
-        let chunk = (at / CHUNK) as usize;
-        while self.chunks.len() <= chunk {
-            self.chunks.push(queue.allocate(CHUNK as usize * DType::U32.size())?);
-            self.fill(queue, self.chunks.len() - 1)?;
+        let (chunk, at) = (at / CHUNK, (at % CHUNK) as usize);
+        if let Some(buffer) = self.chunks.get(&chunk) {
+            return Ok(word(buffer, at));
         }
-        Ok(word(&self.chunks[chunk], (at % CHUNK) as usize))
+        let buffer = queue.allocate(CHUNK as usize * DType::U32.size())?;
+        self.fill(queue, chunk, &buffer)?;
+        if self.is_shared && self.chunks.len() == CHUNKS {
+            self.chunks.pop_first();
+        }
+        let found = word(&buffer, at);
+        self.chunks.insert(chunk, buffer);
+        Ok(found)
     }
 
     /// Notes how many operations the list has, now that it is whole.
@@ -90,7 +102,7 @@ impl Instances {
             return Ok(());
         }
         self.base = base;
-        (0..self.chunks.len()).try_for_each(|chunk| self.fill(&random.queue, chunk))
+        self.chunks.iter().try_for_each(|(&chunk, buffer)| self.fill(&random.queue, chunk, buffer))
     }
 }
 
@@ -98,7 +110,7 @@ impl Words {
     /// Room for the words of `queue`; [`Random::reseed`] fills them.
     pub(super) fn new(queue: &Queue) -> Result<Self> {
         let key = queue.allocate(4 * DType::U32.size())?;
-        let instances = Mutex::new(Instances::starting_at(0));
+        let instances = Mutex::new(Instances { is_shared: true, ..Instances::default() });
         Ok(Self { key, changes: 0.into(), next: 0.into(), instances })
     }
 
