@@ -225,10 +225,27 @@ fn decoding_256_tokens_is_one_captured_list_replayed() {
     close(&last, &all[(TOKENS - 1) * vocabulary..]);
 }
 
+#[test]
+fn attention_drops_weights_in_training_as_the_config_says() {
+    let logits = |attn_pdrop: f64, mode: Mode| {
+        let model = model(Config { attn_pdrop, ..config() });
+        let ids = Tensor::from_slice(model.device(), &tokens(16), &[1, 16]).unwrap();
+        model.device().seed(4).unwrap();
+        no_grad(|| model.logits(&ids, mode)).unwrap().to_vec::<f32>().unwrap()
+    };
+    let plain = logits(0.0, Mode::Eval);
+    assert_eq!(logits(0.0, Mode::Train), plain);
+    assert_eq!(logits(0.5, Mode::Eval), plain);
+    let dropped = logits(0.5, Mode::Train);
+    assert!(dropped != plain, "no weight was dropped");
+    assert_eq!(logits(0.5, Mode::Train), dropped);
+}
+
 /// The bits of all parameters after some steps of a captured training step, and its launches.
 fn trained(device: &Device, passes: Passes) -> (Vec<Vec<u32>>, usize) {
     let device = &device.with_own_queue().unwrap();
-    let model = Gpt2::fresh(device, Config::bytes(2, 32, 4, 24, 0.1), 5).unwrap();
+    let config = Config { attn_pdrop: 0.2, ..Config::bytes(2, 32, 4, 24, 0.1) };
+    let model = Gpt2::fresh(device, config, 5).unwrap();
     let settings = Settings::new(1, 2, 24, 3e-3).optimizer;
     let optimizer = Optimizer::new(settings, model.parameters()).unwrap();
     let ids = |from: usize| {

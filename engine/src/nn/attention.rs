@@ -1,6 +1,6 @@
 //! Causal self-attention and its key/value cache.
 
-use super::{Linear, Module, join};
+use super::{Linear, Mode, Module, join};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tensor::{AttentionOptions, SequenceLengths, Tensor};
@@ -58,6 +58,7 @@ pub struct CausalSelfAttention {
     out: Linear,
     heads: usize,
     scale: Option<f32>,
+    dropout: f64,
     names: [&'static str; 2],
 }
 
@@ -71,7 +72,18 @@ impl CausalSelfAttention {
         scale: Option<f32>,
         names: [&'static str; 2],
     ) -> Self {
-        Self { qkv, out, heads, scale, names }
+        Self { qkv, out, heads, scale, dropout: 0.0, names }
+    }
+
+    /// The same, whose weights become 0 with probability `p` in [`Mode::Train`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when `p` is not in [0, 1).
+    pub fn with_dropout(self, p: f64) -> Result<Self> {
+        if !(0.0..1.0).contains(&p) {
+            return Err(Error::invalid(format!("the dropout probability {p} is not in 0..1")));
+        }
+        Ok(Self { dropout: p, ..self })
     }
 
     fn options(&self) -> AttentionOptions {
@@ -82,13 +94,15 @@ impl CausalSelfAttention {
     ///
     /// # Errors
     /// [`Error::Backend`] when the shape does not fit.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let packed = self.qkv.forward(x)?;
-        self.out.forward(&packed.attention_packed(self.heads, self.heads, &self.options())?)
+        let dropout = if mode == Mode::Train { self.dropout } else { 0.0 };
+        let options = AttentionOptions { dropout, ..self.options() };
+        self.out.forward(&packed.attention_packed(self.heads, self.heads, &options)?)
     }
 
-    /// As [`CausalSelfAttention::forward`] for tokens that follow `past` earlier ones, whose keys
-    /// and values lie in `cache`; those of the new ones are added.
+    /// As [`CausalSelfAttention::forward`] in [`Mode::Eval`] for tokens that follow `past` earlier
+    /// ones, whose keys and values lie in `cache`; those of the new ones are added.
     ///
     /// # Errors
     /// [`Error::Invalid`] when the cache is full.

@@ -62,7 +62,7 @@ fn every_parameter_is_named_once_and_gets_a_gradient() -> Result<()> {
     let table = Embedding::new(&mut source, "table", [5, 8], normal)?;
     let ids = Tensor::from_slice(source.device(), &[0i32, 3, 4, 1, 2, 2], &[2, 3])?;
     let x = table.forward(&ids)?.add(&table.rows(1, 3)?)?;
-    let x = mlp.forward(&norm.forward(&attention.forward(&x)?)?)?;
+    let x = mlp.forward(&norm.forward(&attention.forward(&x, Mode::Eval)?)?)?;
     table.logits(&rms.forward(&x)?)?.sqr()?.sum_all()?.backward()?;
     assert_eq!(names(&attention), ["qkv.weight", "qkv.bias", "out.weight", "out.bias"]);
     assert_eq!(names(&mlp), ["up.weight", "up.bias", "down.weight", "down.bias"]);
@@ -111,7 +111,7 @@ fn a_full_cache_is_refused() -> Result<()> {
     assert_eq!(cache.capacity(), 4);
     let x = numbers(&source, &[1, 3, 8]);
     let cached = crate::no_grad(|| attention.forward_cached(&x, &cache, 0))?;
-    close(&cached, &attention.forward(&x)?);
+    close(&cached, &attention.forward(&x, Mode::Eval)?);
     let error = crate::no_grad(|| attention.forward_cached(&x, &cache, 3)).unwrap_err();
     assert!(error.to_string().contains("6 tokens"), "{error}");
     Ok(())

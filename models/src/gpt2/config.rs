@@ -34,7 +34,7 @@ pub struct Config {
     pub resid_pdrop: f64,
     /// Dropout of the embeddings.
     pub embd_pdrop: f64,
-    /// Dropout of the attention's weights. Not applied: attention never has them as a whole.
+    /// Dropout of the attention's weights.
     pub attn_pdrop: f64,
     /// Standard deviation of fresh weights.
     pub initializer_range: f64,
@@ -168,7 +168,11 @@ impl Config {
             let (width, heads) = (self.n_embd, self.n_head);
             return invalid(format!("n_embd {width} is no multiple of n_head {heads}"));
         }
-        for (name, p) in [("resid_pdrop", self.resid_pdrop), ("embd_pdrop", self.embd_pdrop)] {
+        for (name, p) in [
+            ("resid_pdrop", self.resid_pdrop),
+            ("embd_pdrop", self.embd_pdrop),
+            ("attn_pdrop", self.attn_pdrop),
+        ] {
             if !(0.0..1.0).contains(&p) {
                 return invalid(format!("{name} is {p} and must be in 0..1"));
             }
@@ -250,6 +254,7 @@ mod tests {
         assert!(check(|c| c.n_head = 5).contains("no multiple"));
         assert!(check(|c| c.n_layer = 0).contains("n_layer"));
         assert!(check(|c| c.resid_pdrop = f64::NAN).contains("resid_pdrop"));
+        assert!(check(|c| c.attn_pdrop = 1.0).contains("attn_pdrop"));
         assert!(check(|c| c.activation_function = "quick".into()).contains("quick"));
         assert!(check(|c| c.layer_norm_epsilon = -1.0).contains("layer_norm_epsilon is -1"));
         assert!(check(|c| c.layer_norm_epsilon = f64::NAN).contains("layer_norm_epsilon"));

@@ -54,7 +54,8 @@ impl Block {
                 config.n_head,
                 scale,
                 ["c_attn", "c_proj"],
-            ),
+            )
+            .with_dropout(config.attn_pdrop)?,
             norm_2: LayerNorm::new(source, &join(&name, "ln_2"), dim, eps)?,
             mlp: Mlp::new(up, down, config.activation()?, ["c_fc", "c_proj"]),
             dropout: Dropout::new(config.resid_pdrop)?,
@@ -64,7 +65,7 @@ impl Block {
     fn forward(&self, x: &Tensor, mode: Mode, past: Past<'_>) -> Result<Tensor> {
         let normed = self.norm_1.forward(x)?;
         let mixed = match past {
-            Past::None => self.attention.forward(&normed)?,
+            Past::None => self.attention.forward(&normed, mode)?,
             Past::Tokens(cache, n) => self.attention.forward_cached(&normed, cache, n)?,
             Past::OnDevice(cache, n) => self.attention.forward_next(&normed, cache, n)?,
         };
