@@ -61,8 +61,8 @@ pub(crate) fn reduce_into(
     Ok(Node::from_stored(&node.device, dtype, out))
 }
 
-/// True when the operands of a reduction lie as the value would lie: backends add in the order of
-/// memory.
+/// True when the operands of a reduction lie as the value would lie: a GPU may add in the order of
+/// memory, which the contract leaves to it.
 fn keeps_order(inputs: &[View], node: &Arc<Node>) -> bool {
     let order = |layout: &Layout| {
         let strides = layout.strides();
