@@ -1,7 +1,7 @@
 //! A step recorded once and replayed.
 
 use crate::device::{Compiled, Device, Temporary};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::passes::{self, Explanation, Names, Passes, World};
 use crate::plan::{Watching, Written};
 use crate::tensor::Tensor;
@@ -18,8 +18,8 @@ impl Device {
     /// once, not by every replay; values that `step` leaves as expressions are computed at its end.
     ///
     /// # Errors
-    /// Those of `step`, and [`Error::Invalid`] within another capture on this queue by this thread;
-    /// nothing stays recorded then, nor when `step` panics.
+    /// Those of `step`, and [`crate::Error::Invalid`] within another capture on this queue by this
+    /// thread; nothing stays recorded then, nor when `step` panics.
     pub fn capture<T>(&self, step: impl FnOnce() -> Result<T>) -> Result<(Captured, T)> {
         self.capture_with(Passes::that_pay_on(self.capabilities()), step)
     }
@@ -76,15 +76,10 @@ impl Captured {
     /// it fails in backward.
     ///
     /// # Errors
-    /// [`Error::Invalid`] while this thread captures another step on the queue; what the device
-    /// reports.
+    /// [`crate::Error::Invalid`] while this thread captures another step on a queue of the device;
+    /// what the device reports.
     pub fn replay(&self) -> Result<()> {
-        if self.device.queue().is_recording() {
-            return Err(Error::invalid(
-                "a captured step cannot be replayed within another capture: call its function \
-                 there instead",
-            ));
-        }
+        self.device.queue().may_replay()?;
         self.written.before_write()?;
         self.device.queue().replay(&self.list)
     }

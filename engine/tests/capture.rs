@@ -334,6 +334,18 @@ fn an_expression_of_a_capture_is_not_computed_by_another_thread() {
 }
 
 #[test]
+fn a_write_that_a_capture_refuses_leaves_graphs_valid() -> Result<()> {
+    let device = cpu();
+    let x = ramp(&device, 4).requires_grad();
+    let one = x.detach().zeros_like()?.add_scalar(1.0)?;
+    let (captured, ()) = device.capture(|| add_to(&x.detach(), &one))?;
+    let y = x.sqr()?.sum_all()?;
+    assert!(device.capture(|| x.copy_from_slice(&[0f32; 4])).is_err());
+    assert!(device.capture(|| captured.replay()).is_err());
+    y.backward()
+}
+
+#[test]
 fn a_random_step_that_is_refused_changes_nothing() {
     let device = cpu();
     let x = Tensor::ones(&device, starling_engine::DType::F32, &[64]).unwrap();

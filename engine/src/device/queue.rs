@@ -248,15 +248,31 @@ impl Queue {
         Ok((verb.with_workspace(view)?, Some(buffer)))
     }
 
-    /// Host bytes to a contiguous view. Not part of a captured list, hence refused inside one:
-    /// there a constant would be overwritten when its memory is used again.
-    pub(crate) fn upload(&self, bytes: &[u8], to: &View) -> Result<()> {
+    /// Refuses an upload, and whatever would be done for one, where a step is captured.
+    pub(crate) fn may_upload(&self) -> Result<()> {
         if self.is_recording() {
             return Err(Error::invalid(
                 "a captured step cannot take data from the host: upload its inputs before it",
             ));
         }
-        recording::check_queue(self, self.0.backend.device())?;
+        recording::check_queue(self, self.0.backend.device())
+    }
+
+    /// Refuses a replay, and whatever would be done for one, where a step is captured.
+    pub(crate) fn may_replay(&self) -> Result<()> {
+        if self.is_recording() {
+            return Err(Error::invalid(
+                "a captured step cannot be replayed within another capture: call its function \
+                 there instead",
+            ));
+        }
+        recording::check_queue(self, self.0.backend.device())
+    }
+
+    /// Host bytes to a contiguous view. Not part of a captured list, hence refused inside one:
+    /// there a constant would be overwritten when its memory is used again.
+    pub(crate) fn upload(&self, bytes: &[u8], to: &View) -> Result<()> {
+        self.may_upload()?;
         self.0.counting.uploaded(bytes.len());
         let strangers = self.strangers([to]);
         self.between(&strangers, || Ok(self.0.stream.upload(bytes, to)?))
@@ -315,7 +331,6 @@ impl Queue {
 
     /// Enqueues a compiled list.
     pub(crate) fn replay(&self, list: &Compiled) -> Result<()> {
-        recording::check_queue(self, self.0.backend.device())?;
         // Held until the list is enqueued: the numbers that it reads are this replay's.
         let mut instances = list.instances.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(instances) = &mut *instances {

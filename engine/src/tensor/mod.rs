@@ -294,6 +294,7 @@ impl Tensor {
             return Err(Error::shape("copy_from_slice", message));
         }
         self.check_writable("copy_from_slice")?;
+        self.device().queue().may_upload()?;
         let stored = self.node.stored()?;
         stored.before_write(self.device())?;
         self.device().upload(bytemuck::cast_slice(data), &stored.view(self.dtype()))
