@@ -59,3 +59,18 @@ fn numbers_cost_no_memory_for_good() -> Result<()> {
     assert_eq!(x.grad().map(|g| g.to_vec::<f32>()).transpose()?, Some(first.to_vec::<f32>()?));
     Ok(())
 }
+
+#[test]
+fn a_probability_that_leaves_nothing_is_refused() -> Result<()> {
+    let device = Device::new("cpu")?;
+    let x = Tensor::from_slice(&device, &[1f32; 4], &[1, 1, 2, 2])?;
+    // The last one is 1 in f32: nothing would be left to scale.
+    for p in [-0.1, 1.0, f64::NAN, 1.0 - 1e-12] {
+        let error = x.dropout(p).unwrap_err().to_string();
+        assert!(error.contains("0..1"), "{error}");
+        let options = AttentionOptions { dropout: p, ..Default::default() };
+        assert!(x.attention(&x, &x, &options).is_err());
+    }
+    x.dropout(0.9999)?.to_vec::<f32>()?;
+    Ok(())
+}

@@ -216,9 +216,9 @@ impl Tensor {
     /// backend.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when `p` is not in [0, 1).
+    /// [`Error::Invalid`] when `p` is not in [0, 1), or is 1 in f32.
     pub fn dropout(&self, p: f64) -> Result<Tensor> {
-        if !(0.0..1.0).contains(&p) {
+        if !(0.0..1.0).contains(&p) || p as f32 >= 1.0 {
             return Err(Error::invalid(format!("dropout probability {p} is not in 0..1")));
         }
         if p == 0.0 {
