@@ -107,6 +107,11 @@ impl Layout {
         true
     }
 
+    /// The layout with extents of 0 counted as 1: what loops around an empty axis step over.
+    pub(crate) fn without_empty_axes(&self) -> Self {
+        Self { shape: self.shape.map(|n| n.max(1)), ..*self }
+    }
+
     /// The lowest and the highest position that an element has; `None` when there is no element.
     /// What lies beyond `isize` is held near its ends, on its own side of every storage.
     pub fn extent(&self) -> Option<(isize, isize)> {
@@ -127,16 +132,13 @@ impl Layout {
 
     /// True when two elements may share a position (a stride of 0 or axes that overlap).
     pub fn may_overlap_itself(&self) -> bool {
-        let mut axes: Vec<(usize, usize)> = self
-            .shape()
-            .iter()
-            .zip(self.strides())
-            .filter(|&(&n, _)| n > 1)
-            .map(|(&n, &s)| (s.unsigned_abs(), n))
-            .collect();
+        let mut axes = [(0, 1); MAX_RANK];
+        for (axis, (&n, &s)) in axes.iter_mut().zip(self.shape().iter().zip(self.strides())) {
+            *axis = (s.unsigned_abs(), n);
+        }
         axes.sort_unstable();
         let mut reach = 0usize;
-        for (stride, n) in axes {
+        for (stride, n) in axes.into_iter().filter(|&(_, n)| n > 1) {
             if stride <= reach {
                 return true;
             }
@@ -195,9 +197,12 @@ impl Layout {
 
     /// Axes in another order.
     pub fn permute(&self, axes: &[usize]) -> Self {
-        let shape: Vec<usize> = axes.iter().map(|&a| self.shape[a]).collect();
-        let strides: Vec<isize> = axes.iter().map(|&a| self.strides[a]).collect();
-        Self::new(&shape, &strides, self.offset)
+        let mut out = Self { rank: axes.len() as u8, ..Self::new(&[], &[], self.offset) };
+        for (to, &from) in axes.iter().enumerate() {
+            out.shape[to] = self.shape[from];
+            out.strides[to] = self.strides[from];
+        }
+        out
     }
 
     /// The same elements under another shape without moving them; `None` where the strides do not

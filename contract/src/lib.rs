@@ -38,5 +38,5 @@ pub use verb::{
     Attention, AttentionBackward, BlockMask, Checked, CheckedRef, Copy, CrossEntropy,
     CrossEntropyBackward, Epilogue, Fill, Gather, Gemm, Kind, Lengths, Map, Norm, NormBackward,
     NormKind, Reduce, ReduceKind, ScatterAdd, Score, Sequence, Sight, Softmax, SoftmaxBackward,
-    Verb, WeightDropout,
+    Verb, Views, WeightDropout,
 };

@@ -18,18 +18,8 @@ use starling_contract::{
 };
 use std::sync::Arc;
 
-/// The outputs of a verb in the order of [`Verb::writes`], working memory left out.
-pub fn outputs(verb: &Verb) -> Vec<&View> {
-    let mut all = verb.writes();
-    if verb.workspace().is_some() {
-        // Working memory comes last in `Verb::writes`.
-        all.pop();
-    }
-    all
-}
-
-/// What a verb on host memory yields, in f64 and unrounded: the elements of each of [`outputs`] in
-/// row-major order. Memory is read and not written.
+/// What a verb on host memory yields, in f64 and unrounded: the elements of each of
+/// [`Verb::results`] in row-major order. Memory is read and not written.
 ///
 /// # Errors
 /// What [`Verb::check`] finds; [`Error::Index`] for an index outside its table.
@@ -72,7 +62,7 @@ pub fn execute(verb: &Verb) -> Result<()> {
 fn run(verb: &Checked) -> Result<()> {
     let _turn = HostStorage::turn();
     let results = results(verb)?;
-    outputs(verb).into_iter().zip(&results).try_for_each(|(view, x)| memory::store(view, x))
+    verb.results().into_iter().zip(&results).try_for_each(|(view, x)| memory::store(view, x))
 }
 
 /// The reference as a device.

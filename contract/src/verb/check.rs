@@ -3,9 +3,10 @@
 use super::{Gemm, Map, NormKind, Reduce, ReduceKind, Verb};
 use crate::error::{Error, Result};
 use crate::identity::DeviceId;
-use crate::layout::{Layout, View};
+use crate::layout::{MAX_RANK, View};
 use starling_ops::program::Immediates;
 use starling_ops::{DType, Program};
+use std::fmt;
 
 impl Verb {
     /// Everything that [`Verb::check`] looks at; the device of the operands.
@@ -127,13 +128,13 @@ fn one_device(op: &'static str, device: DeviceId, view: &View) -> Result<()> {
 
 fn in_bounds(op: &'static str, view: &View) -> Result<()> {
     // Loops count the axes around one that is empty, and elements that repeat.
-    let counted: Vec<usize> = view.shape().iter().map(|&n| n.max(1)).collect();
-    let counted = view.with(Layout::new(&counted, view.layout.strides(), view.layout.offset()));
+    let counted = view.layout.without_empty_axes();
     let size = view.dtype.size() as isize;
-    let reach = counted.layout.extent().and_then(|(low, high)| {
+    let reach = counted.extent().and_then(|(low, high)| {
+        counted.len().checked_mul(view.dtype.size()).filter(|&n| n <= isize::MAX as usize)?;
         Some((low.checked_mul(size)?, high.checked_add(1)?.checked_mul(size)?))
     });
-    let Some((low, end)) = reach.filter(|_| counted.bytes() <= isize::MAX as usize) else {
+    let Some((low, end)) = reach else {
         return Err(Error::shape(op, format!("{view:?} is larger than any memory")));
     };
     if !view.is_empty() && (low < 0 || end as usize > view.storage.bytes()) {
@@ -144,7 +145,12 @@ fn in_bounds(op: &'static str, view: &View) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn same(op: &'static str, name: &str, view: &View, shape: &[usize]) -> Result<()> {
+pub(super) fn same(
+    op: &'static str,
+    name: impl fmt::Display,
+    view: &View,
+    shape: &[usize],
+) -> Result<()> {
     if view.shape() == shape {
         return Ok(());
     }
@@ -180,7 +186,7 @@ pub(super) fn leaves(
 
 pub(super) fn elementwise(op: &'static str, inputs: &[View], shape: &[usize]) -> Result<()> {
     for (i, x) in inputs.iter().enumerate() {
-        same(op, &format!("input {i}"), x, shape)?;
+        same(op, format_args!("input {i}"), x, shape)?;
         if !(x.dtype.is_float() || x.dtype == DType::U8) {
             let message = format!("input {i} is {}: cast it to f32 first", x.dtype);
             return Err(Error::shape(op, message));
@@ -226,9 +232,11 @@ fn check_reduce(v: &Reduce) -> Result<()> {
     leaves("reduce", &v.params, &v.immediates, &v.program)?;
     elementwise("reduce", &v.inputs, first.shape())?;
     let reduced = |axis: usize| v.axes >> axis & 1 == 1;
-    let shape: Vec<usize> =
-        first.shape().iter().enumerate().map(|(i, &n)| if reduced(i) { 1 } else { n }).collect();
-    same("reduce", "the output", &v.output, &shape)?;
+    let mut shape = [1; MAX_RANK];
+    for (axis, &n) in first.shape().iter().enumerate().filter(|&(axis, _)| !reduced(axis)) {
+        shape[axis] = n;
+    }
+    same("reduce", "the output", &v.output, &shape[..first.shape().len()])?;
     let position = matches!(v.kind, ReduceKind::ArgMax | ReduceKind::ArgMin);
     let wanted = if position { DType::I32 } else { DType::F32 };
     if v.output.dtype != wanted {
@@ -263,8 +271,13 @@ fn check_gemm(v: &Gemm) -> Result<()> {
     }
     let (batch, mn) = v.c.shape().split_at(rank - 2);
     let k = v.a.shape()[rank - 1];
-    same("gemm", "a", &v.a, &[batch, &[mn[0], k]].concat())?;
-    same("gemm", "b", &v.b, &[batch, &[k, mn[1]]].concat())?;
+    let mut shape = [1; MAX_RANK];
+    let shape = &mut shape[..rank];
+    shape[..rank - 2].copy_from_slice(batch);
+    shape[rank - 2..].copy_from_slice(&[mn[0], k]);
+    same("gemm", "a", &v.a, shape)?;
+    shape[rank - 2..].copy_from_slice(&[k, mn[1]]);
+    same("gemm", "b", &v.b, shape)?;
     let Some(e) = &v.epilogue else { return Ok(()) };
     if e.inputs.len() + 1 < e.program.input_count()
         || e.outputs.len() + 1 != e.program.outputs().len()

@@ -15,6 +15,7 @@ pub use attention::{
 };
 
 use crate::layout::View;
+use smallvec::SmallVec;
 use starling_ops::program::Immediates;
 use starling_ops::{DType, Program};
 use std::sync::Arc;
@@ -278,17 +279,16 @@ pub struct Fill {
 /// A request to a stream.
 #[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "each variant is documented at its struct")]
-#[allow(clippy::large_enum_variant, reason = "a step has a few hundred verbs; none is moved")]
 pub enum Verb {
     Map(Map),
     Reduce(Reduce),
     Gemm(Gemm),
-    Attention(Attention),
-    AttentionBackward(AttentionBackward),
+    Attention(Box<Attention>),
+    AttentionBackward(Box<AttentionBackward>),
     Softmax(Softmax),
     SoftmaxBackward(SoftmaxBackward),
     Norm(Norm),
-    NormBackward(NormBackward),
+    NormBackward(Box<NormBackward>),
     CrossEntropy(CrossEntropy),
     CrossEntropyBackward(CrossEntropyBackward),
     Gather(Gather),
@@ -301,7 +301,7 @@ macro_rules! from_structs {
     ($($name:ident)*) => {
         $(impl From<$name> for Verb {
             fn from(verb: $name) -> Self {
-                Verb::$name(verb)
+                Verb::$name(verb.into())
             }
         })*
     };
@@ -311,6 +311,9 @@ from_structs! {
     Map Reduce Gemm Attention AttentionBackward Softmax SoftmaxBackward Norm NormBackward
     CrossEntropy CrossEntropyBackward Gather ScatterAdd Copy Fill
 }
+
+/// Operands of a verb: a list that needs no allocation while it is as short as most are.
+pub type Views<'a> = SmallVec<[&'a View; 8]>;
 
 impl Verb {
     /// The verb's name in messages and reports.
@@ -335,8 +338,8 @@ impl Verb {
     }
 
     /// Every view that is read.
-    pub fn reads(&self) -> Vec<&View> {
-        let mut all: Vec<&View> = Vec::new();
+    pub fn reads(&self) -> Views<'_> {
+        let mut all = Views::new();
         match self {
             Verb::Map(v) => all.extend(v.inputs.iter().chain(&v.params)),
             Verb::Reduce(v) => all.extend(v.inputs.iter().chain(&v.params)),
@@ -395,8 +398,8 @@ impl Verb {
     }
 
     /// Every view that is written; working memory, where there is some, last.
-    pub fn writes(&self) -> Vec<&View> {
-        let mut all: Vec<&View> = Vec::new();
+    pub fn writes(&self) -> Views<'_> {
+        let mut all = Views::new();
         match self {
             Verb::Map(v) => all.extend(&v.outputs),
             Verb::Reduce(v) => all.extend([&v.output].into_iter().chain(&v.workspace)),
@@ -419,6 +422,16 @@ impl Verb {
             Verb::ScatterAdd(v) => all.extend([&v.out].into_iter().chain(&v.workspace)),
             Verb::Copy(v) => all.push(&v.dst),
             Verb::Fill(v) => all.push(&v.dst),
+        }
+        all
+    }
+
+    /// The views of [`Verb::writes`] but for working memory.
+    pub fn results(&self) -> Views<'_> {
+        let mut all = self.writes();
+        if self.workspace().is_some() {
+            // It comes last there.
+            all.pop();
         }
         all
     }

@@ -201,7 +201,7 @@ impl Queue {
             Support::Native => {
                 // Held until the verb is enqueued: the stream's order guards it from then on.
                 let (verb, _workspace) = self.with_workspace(verb)?;
-                self.enqueue(verb)
+                self.enqueue(&verb)
             }
             Support::Composed => self.run_composed(&verb),
             Support::No => Err(self.unsupported(&verb)),
@@ -225,11 +225,11 @@ impl Queue {
         starling_contract::Error::Unsupported { op, dtype, backend }.into()
     }
 
-    fn enqueue(&self, verb: Checked) -> Result<()> {
+    fn enqueue(&self, verb: &Checked) -> Result<()> {
         recording::check_queue(self, self.0.backend.device())?;
         let strangers = self.strangers(verb.reads().into_iter().chain(verb.writes()));
-        self.0.counting.launched(1, verb_bytes(&verb));
-        self.between(&strangers, || Ok(self.0.stream.submit(&verb)?))?;
+        self.0.counting.launched(1, verb_bytes(verb));
+        self.between(&strangers, || Ok(self.0.stream.submit(verb)?))?;
         recording::push(self, verb, strangers);
         Ok(())
     }

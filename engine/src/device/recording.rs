@@ -47,9 +47,9 @@ pub(super) fn is_on(queue: &Queue) -> bool {
 }
 
 /// Appends a verb that was submitted, where this thread records.
-pub(super) fn push(queue: &Queue, verb: Checked, strangers: Vec<Queue>) {
+pub(super) fn push(queue: &Queue, verb: &Checked, strangers: Vec<Queue>) {
     with(queue, |r| {
-        r.verbs.push(verb);
+        r.verbs.push(verb.clone());
         let known = |q: &Queue, all: &[Queue]| all.iter().any(|other| other.same(q));
         for stranger in strangers {
             if !known(&stranger, &r.strangers) {

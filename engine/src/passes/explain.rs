@@ -2,7 +2,7 @@
 
 use super::World;
 use super::merge::{Stop, into_reader};
-use starling_contract::{Checked, DType, Kind, Verb, View};
+use starling_contract::{Checked, DType, Kind, View};
 use std::fmt;
 
 /// Tensors with names: what a list reads from before, and what somebody sees after it.
@@ -142,7 +142,7 @@ pub(crate) fn explain(list: &[Checked], names: &Names, world: &World<'_>) -> Exp
     let mut contents = Contents { names, written: Vec::new() };
     let launch = |(at, verb): (usize, &Checked)| {
         let reads = verb.reads().into_iter().map(|v| contents.name(v)).collect();
-        let results = results(verb);
+        let results = verb.results();
         let several = results.len() > 1;
         let name = |(i, v): (usize, &&View)| contents.write(at, i, several, v);
         let writes = results.iter().enumerate().map(name).collect();
@@ -155,15 +155,6 @@ pub(crate) fn explain(list: &[Checked], names: &Names, world: &World<'_>) -> Exp
     };
     let launches = list.iter().enumerate().map(launch).collect();
     Explanation { launches, temporary_bytes: temporary_bytes(list, world) }
-}
-
-/// What is written but for working memory.
-fn results(verb: &Verb) -> Vec<&View> {
-    let mut all = verb.writes();
-    if verb.workspace().is_some() {
-        all.pop();
-    }
-    all
 }
 
 fn temporary_bytes(list: &[Checked], world: &World<'_>) -> usize {

@@ -78,14 +78,11 @@ fn may_report(verb: &Verb) -> bool {
 pub(super) fn drop_dead(list: &mut Vec<Checked>, world: &World<'_>) {
     for at in (0..list.len()).rev() {
         let verb = &list[at];
-        let workspace = verb.workspace();
-        let is_workspace = |w: &&View| workspace.is_some_and(|own| std::ptr::eq(own, *w));
         let is_dead = |view: &View| {
             let uses = uses(list, at, view, world);
             uses.dies && uses.readers.is_empty()
         };
-        let results: Vec<&View> = verb.writes().into_iter().filter(|w| !is_workspace(w)).collect();
-        if !may_report(verb) && results.into_iter().all(is_dead) {
+        if !may_report(verb) && verb.results().into_iter().all(is_dead) {
             list.remove(at);
         }
     }

@@ -4,6 +4,7 @@ use super::node::{Expression, Lazy, Node, Rearrange};
 use super::outline::{Outline, Step};
 use super::watch;
 use crate::error::{Error, Result};
+use smallvec::SmallVec;
 use starling_contract::{DType, Layout, Map, View};
 use starling_ops::{Definition, Math, Scalar};
 use std::mem;
@@ -39,15 +40,15 @@ pub(super) struct Fusion {
     shape: Layout,
     outline: Outline,
     /// In the order in which the outline asks for them.
-    numbers: Vec<f64>,
+    numbers: SmallVec<[f64; 8]>,
     inputs: Vec<View>,
     params: Vec<View>,
     lenses: Vec<Lens>,
     /// What is in the program already, by node and lens.
-    done: Vec<(*const Node, usize, Id)>,
+    done: SmallVec<[(*const Node, usize, Id); 8]>,
     /// The expressions in the program. Another thread may compute one meanwhile, which then lets
     /// its operands go: their memory must not be used again before the verb is submitted.
-    held: Vec<Arc<Expression>>,
+    held: SmallVec<[Arc<Expression>; 8]>,
 }
 
 impl Fusion {
@@ -55,12 +56,12 @@ impl Fusion {
         Self {
             shape: Layout::contiguous(shape),
             outline: Outline::default(),
-            numbers: Vec::new(),
+            numbers: SmallVec::new(),
             inputs: Vec::new(),
             params: Vec::new(),
             lenses: Vec::new(),
-            done: Vec::new(),
-            held: Vec::new(),
+            done: SmallVec::new(),
+            held: SmallVec::new(),
         }
     }
 
@@ -140,7 +141,7 @@ impl Fusion {
     }
 
     fn definition(&mut self, step: Step, args: &[Id], scalars: &[f64]) -> Id {
-        self.numbers.extend(scalars);
+        self.numbers.extend_from_slice(scalars);
         self.outline.push(step, args)
     }
 

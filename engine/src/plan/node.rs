@@ -5,6 +5,7 @@ use super::parts::{Bytes, Part};
 use super::watch::{self, MadeIn};
 use crate::device::{Device, Random};
 use crate::error::{Error, Result};
+use smallvec::SmallVec;
 use starling_contract::{DType, Fill, Layout, MAX_RANK, View};
 use starling_ops::Definition;
 use starling_ops::program::MAX_IMMEDIATES;
@@ -26,7 +27,7 @@ const REPEAT_COST: usize = 8;
 pub(crate) struct Memory {
     pub(super) bytes: Bytes,
     pub(super) version: AtomicU64,
-    pub(super) nodes: Mutex<Vec<Weak<Node>>>,
+    pub(super) nodes: Mutex<Known>,
     pub(super) parts: Mutex<Vec<Part>>,
 }
 
@@ -99,7 +100,7 @@ impl Memory {
                 let Some(consumer) = consumer.upgrade() else { continue };
                 let stored = consumer.stored().inspect_err(|_| {
                     // They still wait, for the next one who writes.
-                    lock(&node.consumers).extend_from_slice(&waiting[at..]);
+                    lock(&node.consumers).extend(waiting[at..].iter().cloned());
                 })?;
                 // A view shares the memory, so what waits to read the view must be computed too.
                 if std::ptr::eq(Arc::as_ptr(&stored.memory), self) {
@@ -117,8 +118,11 @@ pub(super) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Values that may be alive still.
+pub(super) type Known = SmallVec<[Weak<Node>; 2]>;
+
 /// Adds to a list of weak handles and now and then drops the dead ones.
-pub(super) fn remember(list: &Mutex<Vec<Weak<Node>>>, node: &Arc<Node>) {
+pub(super) fn remember(list: &Mutex<Known>, node: &Arc<Node>) {
     let mut list = lock(list);
     if list.len() >= 16 && list.len().is_power_of_two() {
         list.retain(|w| w.strong_count() > 0);
@@ -204,7 +208,7 @@ pub(crate) struct Node {
     pub(crate) dtype: DType,
     shape: Layout,
     pub(super) state: Mutex<State>,
-    consumers: Mutex<Vec<Weak<Node>>>,
+    consumers: Mutex<Known>,
     /// Grows from node to node.
     pub(super) number: u64,
     /// The capture that it was made in.
@@ -446,7 +450,7 @@ fn bound(roots: &[Arc<Node>]) -> Size {
 
 /// True when a program over the node has no operand.
 pub(super) fn reads_nothing(node: &Arc<Node>) -> bool {
-    measure([node]).leaves == 0
+    node.expression().is_some_and(|e| e.args.iter().all(reads_nothing))
 }
 
 /// What a program over `roots` would hold, each distinct expression and operand counted once.

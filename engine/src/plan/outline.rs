@@ -1,6 +1,7 @@
 //! What a program is but for operands and numbers, and the programs that were made lately.
 
 use super::fusion::Id;
+use smallvec::SmallVec;
 use starling_contract::{Cache, Immediates, Program};
 use starling_ops::program::{Builder, NodeId, Op, Recipe};
 use starling_ops::trace::{Trace, Word};
@@ -64,9 +65,9 @@ pub(super) enum Step {
 /// nothing else.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Outline {
-    steps: Vec<(Step, u16)>,
-    args: Vec<Id>,
-    roots: Vec<Id>,
+    steps: SmallVec<[(Step, u16); 8]>,
+    args: SmallVec<[Id; 16]>,
+    roots: SmallVec<[Id; 4]>,
 }
 
 /// A program, and how its immediates follow from the numbers.
@@ -86,7 +87,7 @@ fn programs() -> &'static Programs {
 impl Outline {
     /// Adds a step.
     pub fn push(&mut self, step: Step, args: &[Id]) -> Id {
-        self.args.extend(args);
+        self.args.extend_from_slice(args);
         self.steps.push((step, args.len() as u16));
         self.steps.len() as Id - 1
     }
@@ -94,7 +95,7 @@ impl Outline {
     /// The program with these results, and its immediates.
     pub fn program(&mut self, roots: &[Id], numbers: &[f64]) -> (Arc<Program>, Immediates) {
         self.roots.clear();
-        self.roots.extend(roots);
+        self.roots.extend_from_slice(roots);
         // A poisoned lock only means that another thread panicked; the cache is whole.
         let all = || programs().lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(made) = all().get(self).cloned() {

@@ -5,15 +5,19 @@ use super::autograd::{Backward, Operation, Saved, record};
 use super::tape;
 use crate::error::{Error, Result};
 use crate::plan::{self, Lazy, Node};
-use starling_contract::{DType, ReduceKind};
+use smallvec::SmallVec;
+use starling_contract::{DType, MAX_RANK, ReduceKind};
 use starling_ops::defs::{self, Def};
 use starling_ops::{Definition, Gradient};
 use std::sync::Arc;
 
+/// Extents, in place while they are as many as a tensor's.
+pub(super) type Shape = SmallVec<[usize; MAX_RANK]>;
+
 /// The shape that all of `shapes` broadcast to, as NumPy defines it.
-pub(super) fn broadcast(op: &'static str, shapes: &[&[usize]]) -> Result<Vec<usize>> {
+pub(super) fn broadcast(op: &'static str, shapes: &[&[usize]]) -> Result<Shape> {
     let rank = shapes.iter().map(|s| s.len()).max().unwrap_or(0);
-    let mut out = vec![1; rank];
+    let mut out = Shape::from_elem(1, rank);
     for shape in shapes {
         for (o, &n) in out.iter_mut().rev().zip(shape.iter().rev()) {
             if *o != n && n != 1 {
@@ -141,7 +145,7 @@ impl Tensor {
             let message = format!("operands on {} and {}", device.name(), other.device().name());
             return Err(Error::shape(def.name, message));
         }
-        let shapes: Vec<&[usize]> = inputs.iter().map(|t| t.shape()).collect();
+        let shapes: SmallVec<[&[usize]; 4]> = inputs.iter().map(|t| t.shape()).collect();
         let shape = broadcast(def.name, &shapes)?;
         let dtype = result_dtype(def, inputs)?;
         let lazy = Lazy::Apply { def, scalars: scalars.to_vec(), output: 0 };

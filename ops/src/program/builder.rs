@@ -73,8 +73,6 @@ pub struct Builder {
     known: HashMap<Node, NodeId>,
     /// By number of the immediate.
     immediates: Vec<Number>,
-    /// A number became a constant, because there were too many.
-    full: bool,
     /// What was made of immediates and constants alone, which is an immediate of its own.
     made: HashMap<Node, NodeId>,
 }
@@ -170,10 +168,12 @@ impl Builder {
         self.as_const(id).is_some()
     }
 
-    fn is_full(&mut self) -> bool {
-        let full = self.immediates.len() == MAX_IMMEDIATES;
-        self.full |= full;
-        full
+    /// True when a number that is given now becomes a constant.
+    ///
+    /// Nothing is written here: rustc 1.94 to 1.97 lose a comparison that is stored and decided on
+    /// (rust-lang/rust#158206).
+    fn is_full(&self) -> bool {
+        self.immediates.len() == MAX_IMMEDIATES
     }
 
     fn number(&mut self, number: Number) -> NodeId {
@@ -288,9 +288,9 @@ impl Builder {
     }
 
     /// How the immediates of this program follow from the numbers that were given, in their order;
-    /// `None` when there were so many that some became constants.
+    /// `None` when there were so many that some may have become constants.
     pub fn recipe(&self, outputs: &[NodeId]) -> Option<Recipe> {
-        if self.full {
+        if self.is_full() {
             return None;
         }
         let mut renumbered = vec![None; self.nodes.len()];

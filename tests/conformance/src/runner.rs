@@ -5,7 +5,6 @@ use crate::tolerance::allowed;
 use starling_contract::{Backend, Checked, DType, Error, Stream, Support, Verb, View};
 use starling_ops::bound::Enclosure;
 use starling_reference::memory::decode;
-use starling_reference::outputs;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -220,7 +219,7 @@ fn compare(
 ) -> Result<Verdict, Error> {
     let found = arrays(problem, views, stream)?;
     let mut worst: Option<Worst> = None;
-    for (output, view) in outputs(verb).into_iter().enumerate() {
+    for (output, view) in verb.results().into_iter().enumerate() {
         let Some(at) = views.iter().position(|v| v.same_storage(view)) else { continue };
         for (element, (got, &expected)) in
             elements(view, &found[at]).zip(&expected[output]).enumerate()
@@ -276,7 +275,7 @@ fn error_ratio(got: f64, e: &Enclosure) -> f64 {
 fn touched(problem: &Problem, views: &[View], verb: &Verb, found: &[Vec<u8>]) -> Option<String> {
     for (i, (array, found)) in problem.arrays.iter().zip(found).enumerate() {
         let mut may_change = vec![false; found.len()];
-        for view in outputs(verb).into_iter().filter(|v| v.same_storage(&views[i])) {
+        for view in verb.results().into_iter().filter(|v| v.same_storage(&views[i])) {
             let size = view.dtype.size();
             for at in view.layout.positions() {
                 may_change[at * size..][..size].fill(true);

@@ -8,7 +8,7 @@ use starling_contract::{
     Storage, Stream, Support, Verb, View,
 };
 use starling_reference::memory::{read, write};
-use starling_reference::{ReferenceBackend, execute, outputs};
+use starling_reference::{ReferenceBackend, execute};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -61,7 +61,7 @@ impl Backend for Broken {
 
 impl Stream for BrokenStream {
     fn submit(&self, verb: &Checked) -> Result<()> {
-        let Some(view) = outputs(verb).first().copied().cloned() else { return Ok(()) };
+        let Some(view) = verb.results().first().copied().cloned() else { return Ok(()) };
         let before = read(&view)?;
         if self.damage == Damage::Downcast {
             return downcast(verb);

@@ -3,8 +3,8 @@
 use starling_conformance::tolerance::allowed;
 use starling_conformance::{Tier, Verdict, cases, run};
 use starling_contract::DType;
+use starling_reference::ReferenceBackend;
 use starling_reference::memory::round_to;
-use starling_reference::{ReferenceBackend, outputs};
 use std::sync::Arc;
 
 #[test]
@@ -27,7 +27,7 @@ fn four_times_the_allowance_is_rejected() {
         let problem = case.problem();
         let verb = problem.over(&problem.on_host().expect("host memory"));
         let all = allowed(&verb, case.exact, false).expect("a verb");
-        for (view, elements) in outputs(&verb).into_iter().zip(&all) {
+        for (view, elements) in verb.results().into_iter().zip(&all) {
             // The distance between the type's numbers where nothing else is allowed.
             let spacing = |x: f64| match view.dtype {
                 DType::F16 => f64::max(x.abs() / 1024.0, 6e-8),

@@ -120,7 +120,7 @@ impl<'a> Options<'a> {
             let cols = cols.clone();
             stretches(rows.clone(), size[0]).flat_map(move |(i, rows)| {
                 stretches(cols.clone(), size[1]).map(move |(j, cols)| {
-                    let place = [batch, head, i, j].into_iter().zip(keep.layout.strides());
+                    let place = [batch, head, i, j].into_iter().zip(&keep.strides);
                     let at: isize = place.map(|(i, stride)| i as isize * stride).sum();
                     // SAFETY: as the caller promises: the verb's check found the mask's view inside
                     // its storage, with a byte for each of the blocks.
@@ -208,13 +208,13 @@ impl<'a> Options<'a> {
             let mut places = [block.head as f32, block.batch as f32];
             let [head, batch] = &mut places;
             let inputs = [
-                part.operand(products.at.wrapping_add(row * products.row), pitch),
-                part.operand(queries.as_mut_ptr(), [1, 0]),
-                part.operand(keys.as_mut_ptr(), [0, 1]),
-                part.operand(head, [0, 0]),
-                part.operand(batch, [0, 0]),
+                Part::operand(products.at.wrapping_add(row * products.row), pitch),
+                Part::operand(queries.as_mut_ptr(), [1, 0]),
+                Part::operand(keys.as_mut_ptr(), [0, 1]),
+                Part::operand(head, [0, 0]),
+                Part::operand(batch, [0, 0]),
             ];
-            let result = |at: &*mut f32| part.operand(at.wrapping_add(row * products.row), pitch);
+            let result = |at: &*mut f32| Part::operand(at.wrapping_add(row * products.row), pitch);
             let outputs: Few<Operand, 4> = Few::collect(inputs[0], results.iter().map(result));
             // SAFETY: the part is one of the matrices of pairs; tiles and lists are this call's
             // own and as long as the part, and the verb's check found the views inside theirs.

@@ -35,7 +35,7 @@ impl TileEpilogue for ProgramEpilogue {
         row_stride: usize,
     ) {
         let part = Part { matrix: batch, row, col, extent: [rows, cols] };
-        let block = [part.operand(tile, [row_stride as isize, 1])];
+        let block = [Part::operand(tile, [row_stride as isize, 1])];
         // SAFETY: the tile is the caller's alone; the verb's check found the views inside their
         // storages and apart from each other, and blocks of C are disjoint.
         unsafe { self.0.run(&part, &block, &block) }

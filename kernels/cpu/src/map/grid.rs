@@ -45,8 +45,8 @@ pub struct Operand {
     pub first: *mut u8,
     /// The type of an element.
     pub dtype: Element,
-    /// Shape and strides; the offset is contained in `first`.
-    pub layout: Layout,
+    /// Elements to the neighbour along each axis, 0 for the axes beyond the rank.
+    pub strides: [isize; MAX_RANK],
 }
 
 // SAFETY: an operand is an address; whoever reads or writes through it promises that no one else
@@ -64,12 +64,7 @@ impl Operand {
     pub fn of(op: &'static str, view: &View) -> Result<Self> {
         let unsupported = || Error::Unsupported { op, dtype: view.dtype, backend: "cpu".into() };
         let dtype = Element::of(view.dtype).ok_or_else(unsupported)?;
-        Ok(Self { first: first_byte(op, view)?, dtype, layout: view.layout })
-    }
-
-    /// The strides, 0 for the axes beyond the rank.
-    pub(crate) fn strides(&self) -> [isize; MAX_RANK] {
-        strides_of(&self.layout)
+        Ok(Self { first: first_byte(op, view)?, dtype, strides: strides_of(&view.layout) })
     }
 }
 

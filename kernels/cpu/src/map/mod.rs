@@ -33,7 +33,7 @@ use std::ops::Range;
 use tape::Tape;
 
 /// Operands whose list needs no allocation.
-pub(crate) const OPERANDS: usize = 12;
+pub(crate) const OPERANDS: usize = 8;
 /// Elements of a block of a monomorphised kernel, which needs no registers in memory.
 const FIXED_BLOCK: usize = 8192;
 /// Work below which a task is not worth handing to another thread, in nanoseconds.
@@ -67,11 +67,8 @@ impl Operands {
         inputs: &[View],
         outputs: &[View],
     ) -> Result<Self> {
-        let none = Operand {
-            first: std::ptr::null_mut(),
-            dtype: Element::F32,
-            layout: Layout::contiguous(&[]),
-        };
+        let none =
+            Operand { first: std::ptr::null_mut(), dtype: Element::F32, strides: [0; MAX_RANK] };
         let resolve = |views: &[View]| -> Result<Few<Operand, OPERANDS>> {
             let mut list = Few::new(none, views.len());
             for (slot, view) in list.iter_mut().zip(views) {
@@ -88,7 +85,7 @@ impl Operands {
         let count = inputs.len() + outputs.len();
         let mut strides = Few::new([0; MAX_RANK], count + index);
         for (s, x) in strides.iter_mut().zip(inputs.iter().chain(outputs.iter())) {
-            *s = x.strides();
+            *s = x.strides;
         }
         if index == 1 {
             let row_major = Layout::contiguous(shape);

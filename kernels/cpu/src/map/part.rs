@@ -35,10 +35,16 @@ pub(crate) struct Part {
 
 impl Part {
     /// f32 numbers of the part, or such that repeat with a stride of 0.
-    pub fn operand(&self, at: *mut f32, strides: [isize; 2]) -> Operand {
-        let layout = Layout::new(&self.extent, &strides, 0);
-        Operand { first: at.cast(), dtype: Element::F32, layout }
+    pub fn operand(at: *mut f32, strides: [isize; 2]) -> Operand {
+        Operand { first: at.cast(), dtype: Element::F32, strides: of_a_matrix(strides) }
     }
+}
+
+/// The strides of a matrix, as an operand has them.
+fn of_a_matrix([row, col]: [isize; 2]) -> [isize; MAX_RANK] {
+    let mut strides = [0; MAX_RANK];
+    strides[..2].copy_from_slice(&[row, col]);
+    strides
 }
 
 impl PartProgram {
@@ -83,13 +89,13 @@ impl PartProgram {
     pub unsafe fn run(&self, part: &Part, inputs: &[Operand], outputs: &[Operand]) {
         let (views, rank) = (&self.operands, self.shape.rank());
         let shift = |x: &Operand| {
-            let s = x.strides();
+            let s = x.strides;
             let bytes = self.offset(&s, part) * x.dtype.size() as isize;
-            let layout = Layout::new(&part.extent, &s[rank - 2..rank], 0);
-            Operand { first: x.first.wrapping_offset(bytes), dtype: x.dtype, layout }
+            let strides = of_a_matrix([s[rank - 2], s[rank - 1]]);
+            Operand { first: x.first.wrapping_offset(bytes), dtype: x.dtype, strides }
         };
         let joined = |own: &[Operand], list: &Few<Operand, OPERANDS>| -> Few<Operand, OPERANDS> {
-            let none = part.operand(std::ptr::null_mut(), [0, 0]);
+            let none = Part::operand(std::ptr::null_mut(), [0, 0]);
             let mut all = Few::new(none, own.len() + list.len());
             all[..own.len()].copy_from_slice(own);
             all[own.len()..].iter_mut().zip(list.iter()).for_each(|(slot, x)| *slot = shift(x));
@@ -100,7 +106,7 @@ impl PartProgram {
         let count = inputs.len() + outputs.len();
         let mut strides: Few<_, { 2 * OPERANDS }> = Few::new([0; MAX_RANK], count + index);
         for (s, x) in strides.iter_mut().zip(inputs.iter().chain(outputs.iter())) {
-            *s = x.strides();
+            *s = x.strides;
         }
         let mut row_major = [0; MAX_RANK];
         row_major[..rank].copy_from_slice(self.shape.strides());

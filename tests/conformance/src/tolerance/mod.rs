@@ -20,8 +20,8 @@ mod rows;
 use starling_contract::{DType, Result, Verb};
 use starling_ops::Bound;
 use starling_ops::bound::Enclosure;
+use starling_reference::evaluate;
 use starling_reference::memory::round_to;
-use starling_reference::{evaluate, outputs};
 
 /// Unit roundoff of f32.
 pub(crate) const U: f64 = DType::F32.unit_roundoff();
@@ -29,8 +29,8 @@ pub(crate) const U: f64 = DType::F32.unit_roundoff();
 pub(crate) const TINY: f64 = f32::MIN_POSITIVE as f64;
 
 /// The values that the elements of each output of a verb on host memory may have, in the order of
-/// [`outputs`] and row-major order. `exact` allows only the true value, rounded once; `flush` says
-/// that the device may turn subnormal numbers into 0.
+/// [`Verb::results`] and row-major order. `exact` allows only the true value, rounded once; `flush`
+/// says that the device may turn subnormal numbers into 0.
 ///
 /// # Errors
 /// What [`evaluate`] reports.
@@ -58,7 +58,7 @@ pub fn allowed(verb: &Verb, exact: bool, flush: bool) -> Result<Vec<Vec<Enclosur
         }
         Verb::Gather(_) | Verb::Copy(_) | Verb::Fill(_) => points(verb)?,
     };
-    for (view, values) in outputs(verb).into_iter().zip(&mut all) {
+    for (view, values) in verb.results().into_iter().zip(&mut all) {
         values.iter_mut().for_each(|e| *e = stored(view.dtype, *e, flush));
     }
     Ok(all)
