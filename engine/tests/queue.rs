@@ -130,6 +130,21 @@ fn a_captured_step_may_not_work_on_another_queue() {
 }
 
 #[test]
+fn a_captured_step_may_not_work_on_another_device() {
+    let cpu = Device::new("cpu").unwrap();
+    let other = std::sync::Arc::new(starling_reference::ReferenceBackend::new());
+    let other = Device::from_backend(other).unwrap();
+    let (x, y) = (ramp(&cpu, 8), ramp(&other, 8));
+    let step = || {
+        x.slice_assign(0, 0, &x.add_scalar(1.0)?)?;
+        y.slice_assign(0, 0, &y.add_scalar(1.0)?)
+    };
+    let refused = cpu.capture(step).map(drop);
+    assert!(matches!(&refused, Err(Error::Invalid(m)) if m.contains("another queue")));
+    assert_eq!(bits(&y), bits(&ramp(&other, 8)));
+}
+
+#[test]
 fn a_queue_waits_for_queues_of_its_own_device_only() {
     let [a, b] = [(); 2].map(|()| Device::new("cpu").unwrap());
     a.queue().wait_for(b.queue()).unwrap();

@@ -226,7 +226,7 @@ impl Queue {
     }
 
     fn enqueue(&self, verb: &Checked) -> Result<()> {
-        recording::check_queue(self, self.0.backend.device())?;
+        recording::check_queue(self)?;
         let strangers = self.strangers(verb.reads().into_iter().chain(verb.writes()));
         self.0.counting.launched(1, verb_bytes(verb));
         self.between(&strangers, || Ok(self.0.stream.submit(verb)?))?;
@@ -255,7 +255,7 @@ impl Queue {
                 "a captured step cannot take data from the host: upload its inputs before it",
             ));
         }
-        recording::check_queue(self, self.0.backend.device())
+        recording::check_queue(self)
     }
 
     /// Refuses a replay, and whatever would be done for one, where a step is captured.
@@ -266,7 +266,7 @@ impl Queue {
                  there instead",
             ));
         }
-        recording::check_queue(self, self.0.backend.device())
+        recording::check_queue(self)
     }
 
     /// Host bytes to a contiguous view. Not part of a captured list, hence refused inside one:

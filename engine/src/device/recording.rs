@@ -6,7 +6,7 @@
 use super::queue::Queue;
 use super::random::Instances;
 use crate::error::{Error, Result};
-use starling_contract::{Capture, Checked, DeviceId, Storage, View};
+use starling_contract::{Capture, Checked, Storage, View};
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::marker::PhantomData;
@@ -59,17 +59,15 @@ pub(super) fn push(queue: &Queue, verb: &Checked, strangers: Vec<Queue>) {
     });
 }
 
-/// Refuses work on another queue of a device while this thread captures on one: it would run now
-/// and be missing in every replay.
-pub(super) fn check_queue(queue: &Queue, device: DeviceId) -> Result<()> {
+/// Refuses work on another queue, of whatever device, while this thread captures on one: it would
+/// run now and be missing in every replay.
+pub(super) fn check_queue(queue: &Queue) -> Result<()> {
     OPEN.with_borrow(|open| {
-        let other = |r: &Recording| {
-            !r.suspended && !r.queue.same(queue) && r.queue.backend().device() == device
-        };
+        let other = |r: &Recording| !r.suspended && !r.queue.same(queue);
         match open.iter().any(other) && !open.iter().any(|r| r.queue.same(queue)) {
             true => Err(Error::invalid(
-                "a captured step gave work to another queue of its device: make the tensors that \
-                 it works on with the device handle that captures",
+                "a captured step gave work to another queue: make the tensors that it works on \
+                 with the device handle that captures",
             )),
             false => Ok(()),
         }
