@@ -26,8 +26,7 @@ struct Run {
     eye: Eye,
 }
 
-/// The CPU's rows of vector instructions with one and with two threads, and what computes without
-/// any.
+/// Every device of this machine, the CPU's with one and with two threads.
 fn devices() -> Vec<(String, Device)> {
     let mut backends: Vec<(String, Arc<dyn Backend>)> = Vec::new();
     for isa in Isa::under_test().unwrap() {
@@ -40,7 +39,14 @@ fn devices() -> Vec<(String, Device)> {
     backends.push(("reference".into(), Arc::new(reference)));
     let minimal = starling_example_backend::MinimalBackend::new();
     backends.push(("minimal".into(), Arc::new(minimal)));
-    backends.into_iter().map(|(n, b)| (n, Device::from_backend(b).unwrap())).collect()
+    let mut all: Vec<(String, Device)> =
+        backends.into_iter().map(|(n, b)| (n, Device::from_backend(b).unwrap())).collect();
+    for probe in Device::probe() {
+        if probe.status.is_ok() && probe.name.starts_with("webgpu") {
+            all.push((probe.name.clone(), Device::new(&probe.name).unwrap()));
+        }
+    }
+    all
 }
 
 impl Run {
@@ -217,6 +223,8 @@ fn bits(
 fn check(seeds: u64, make: impl Fn(&mut Run) -> Result<Tensor>) {
     let mut wrong = Vec::new();
     for (name, device) in devices() {
+        // A GPU compiles every program anew.
+        let seeds = if name.starts_with("webgpu") { seeds.div_ceil(15) } else { seeds };
         for seed in 0..seeds {
             let plain = bits(&device, seed, Eye::Closed, &make);
             for eye in [Eye::Looking, Eye::Copying] {

@@ -374,19 +374,6 @@ impl Node {
             }
     }
 
-    /// Where the value lies, or would lie if it were computed.
-    pub(super) fn would_lie(&self) -> Layout {
-        let expression = match &*lock(&self.state) {
-            State::Stored(s) => return s.layout,
-            State::Lazy(e) => e.clone(),
-        };
-        let seen = match (&expression.lazy, &expression.args[..]) {
-            (Lazy::View(rearrange), [base]) => rearrange.of(&base.would_lie()),
-            _ => None,
-        };
-        seen.unwrap_or(self.shape)
-    }
-
     /// True when it is an expression that rearranges another one's elements.
     pub(crate) fn is_view(&self) -> bool {
         self.expression().is_some_and(|e| matches!(e.lazy, Lazy::View(_)))

@@ -3,9 +3,8 @@
 use super::fusion::Fusion;
 use super::node::{Node, Stored, reads_nothing};
 use crate::error::{Error, Result};
-use starling_contract::{Copy, DType, Layout, Map, Reduce, ReduceKind, View};
+use starling_contract::{Copy, DType, Layout, Map, Reduce, ReduceKind};
 use starling_ops::Definition;
-use std::cmp::Reverse;
 use std::sync::Arc;
 
 /// Reduces `node` over the axes in `axes` (a bit each) with its expression fused into the verb;
@@ -38,15 +37,7 @@ pub(crate) fn reduce_into(
         node.stored()?;
     }
     let root = fusion.visit(node)?;
-    let mut map = fusion.map(&[root], Vec::new());
-    if !map.program.is_identity() && !keeps_order(&map.inputs, node) {
-        // The sums would have other bits than those of the value once it is looked at.
-        fusion = Fusion::new(node.shape());
-        node.stored()?;
-        let root = fusion.visit(node)?;
-        map = fusion.map(&[root], Vec::new());
-    }
-    let Map { program, params, immediates, inputs, .. } = map;
+    let Map { program, params, immediates, inputs, .. } = fusion.map(&[root], Vec::new());
     let (output, workspace) = (out.view(dtype), None);
     node.device.run(Reduce {
         kind,
@@ -59,24 +50,6 @@ pub(crate) fn reduce_into(
         workspace,
     })?;
     Ok(Node::from_stored(&node.device, dtype, out))
-}
-
-/// True when the operands of a reduction lie as the value would lie: a GPU may add in the order of
-/// memory, which the contract leaves to it.
-fn keeps_order(inputs: &[View], node: &Arc<Node>) -> bool {
-    let order = |layout: &Layout| {
-        let strides = layout.strides();
-        let mut axes: Vec<usize> = (0..layout.rank()).filter(|&a| layout.shape()[a] > 1).collect();
-        axes.sort_by_key(|&a| Reverse(strides[a].unsigned_abs()));
-        axes
-    };
-    let moves = |x: &View| {
-        let axes = x.shape().iter().zip(x.layout.strides());
-        axes.filter(|&(&n, &stride)| n > 1 && stride != 0).count()
-    };
-    let most = inputs.iter().map(moves).max().unwrap_or(0);
-    let value = order(&node.would_lie());
-    inputs.iter().filter(|x| moves(x) == most).all(|x| order(&x.layout) == value)
 }
 
 /// Runs a definition in place: result `i` replaces `outputs[i]`. Inputs with one element where the

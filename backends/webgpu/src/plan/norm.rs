@@ -20,7 +20,7 @@ fn vector(s: &Spread, k: &mut Kernel, name: &str, view: &View, access: Access) {
 }
 
 pub fn norm(v: &Norm, scope: Scope<'_>, kernels: &mut Vec<Kernel>) {
-    let s = Spread::of(scope, &[&v.x, &v.y], &[&v.weight, &v.bias]);
+    let s = Spread::of(scope, &v.x);
     if s.count == 0 {
         return;
     }
@@ -60,7 +60,7 @@ pub fn norm_backward(v: &NormBackward, scope: Scope<'_>, kernels: &mut Vec<Kerne
     if v.x.is_empty() {
         return Ok(());
     }
-    let s = Spread::of(scope, &[&v.x, &v.d_y, &v.d_x], &[&v.weight]);
+    let s = Spread::of(scope, &v.x);
     let mut k = s.kernel(scope, NORM_BACKWARD, 2);
     k.constant("LAYER", v.kind == NormKind::Layer).constant("WEIGHT", v.weight.is_some());
     s.operand(&mut k, "x", &v.x, Access::Read);
@@ -104,8 +104,7 @@ fn weights(v: &NormBackward, scope: Scope<'_>, kernels: &mut Vec<Kernel>) -> Res
             }
         });
     }
-    let views: Vec<&View> = [&v.x, &v.d_y].into_iter().chain(sums.iter().flatten()).collect();
-    let s = Spread::of(scope, &views, &[]);
+    let s = Spread::of(scope, &v.x);
     let mut k = Kernel::new(NORM_WEIGHTS);
     let (weight, bias) = (v.d_weight.is_some(), v.d_bias.is_some());
     k.constant("WG", LANES as u32).constant("FOUR", s.four).turns(blocked(chunk, block(chunk)));

@@ -1,6 +1,7 @@
-//! Reductions. Where elements beside each other are reduced, invocations work along the reduced
-//! axes (rows); else each takes a column, or four. Long reductions to few results take two stages,
-//! with the results of parts in working memory between them.
+//! Reductions. Where the last axis is reduced, invocations work along the reduced axes (rows), four
+//! elements at a time; else each takes a column, or four. Long reductions to few results take two
+//! stages, with the results of parts in working memory between them. The order of additions depends
+//! on the shape alone, not on strides: the sum of an expression has the bits of its value's sum.
 
 use super::map::{pack, parameter_arguments, parameters};
 use super::rows::{Spread, block, blocked};
@@ -40,7 +41,7 @@ fn split_rows(n: usize, rows: usize) -> (usize, usize) {
     (n.div_ceil(chunk).max(1), chunk)
 }
 
-/// How a reduction is cut. A function of shapes and layouts alone.
+/// How a reduction is cut. A function of the shape alone.
 #[derive(Clone, Copy, Debug)]
 struct Cut {
     /// Elements of a result, and results.
@@ -73,37 +74,21 @@ impl Cut {
     fn of(v: &Reduce) -> Self {
         let layout = &v.inputs[0].layout;
         let (n, results) = (keep(layout, v.axes, true).len(), keep(layout, v.axes, false).len());
-        let inputs = &v.inputs[..v.program.input_count()];
-        let by_rows = results == 1 || Self::runs_along(inputs, v.axes);
+        let last = (0..layout.rank()).rev().find(|&axis| layout.shape()[axis] > 1);
+        let by_rows = results == 1 || last.is_some_and(|axis| v.axes >> axis & 1 == 1);
         let (parts, chunk) =
             if by_rows { split_rows(n, results) } else { split(n, results.div_ceil(4)) };
         Self { n, results, by_rows, parts, chunk }
     }
 
-    /// True when four elements can be loaded at once.
+    /// True when four elements are taken at once: of a row always, which fixes the order in which
+    /// it is added, and columns where they can be loaded so, each of which is added by itself.
     fn in_fours(&self, v: &Reduce) -> bool {
-        let inputs = &v.inputs[..v.program.input_count()];
         if self.by_rows {
-            self.n >= 4 && inputs.iter().all(|x| rows_in_fours(x, v.axes))
-        } else {
-            self.results.is_multiple_of(4) && inputs.iter().all(|x| columns_in_fours(x, v.axes))
+            return self.n >= 4;
         }
-    }
-
-    /// True when neighbours in memory are reduced together: asked of the largest input.
-    fn runs_along(inputs: &[View], axes: u32) -> bool {
-        let moving = |v: &&View| -> usize {
-            let pairs = v.shape().iter().zip(v.layout.strides());
-            pairs.filter(|p| *p.1 != 0).map(|p| *p.0).product()
-        };
-        let Some(x) = inputs.iter().max_by_key(moving) else { return true };
-        let least = |reduced: bool| {
-            let layout = keep(&x.layout, axes, reduced);
-            let pairs = layout.shape().iter().zip(layout.strides());
-            let steps = pairs.filter(|&(&n, &s)| n > 1 && s != 0).map(|(_, s)| s.unsigned_abs());
-            steps.min().unwrap_or(usize::MAX)
-        };
-        least(true) <= least(false)
+        let inputs = &v.inputs[..v.program.input_count()];
+        self.results.is_multiple_of(4) && inputs.iter().all(|x| columns_in_fours(x, v.axes))
     }
 
     /// Words that a part leaves in memory.
@@ -119,13 +104,12 @@ impl Cut {
     }
 }
 
-/// True when the reduced elements of a view, or four of them, follow each other from a multiple of
-/// four on, or are all the same one.
+/// True when the reduced elements of a view follow each other from a multiple of four on.
 fn rows_in_fours(x: &View, reduced: u32) -> bool {
     let along = axes(&keep(&x.layout, reduced, true));
     let across = axes(&keep(&x.layout, reduced, false));
     let runs = matches!(along[..], [(_, 1)]);
-    is_still(&along) || (runs && x.layout.offset().is_multiple_of(4) && in_steps_of_four(&across))
+    runs && x.layout.offset().is_multiple_of(4) && in_steps_of_four(&across)
 }
 
 /// True when the kept elements of a view can be taken in fours: each four follow each other from a
@@ -191,15 +175,25 @@ fn values(k: &mut Kernel, v: &Reduce, cut: &Cut, four: bool) {
     for (i, x) in inputs.iter().enumerate() {
         let (kept, reduced) = (keep(&x.layout, v.axes, false), keep(&x.layout, v.axes, true));
         let still = is_still(&if cut.by_rows { axes(&reduced) } else { inner(&kept) });
-        let width = if four && !still { Width::Four } else { Width::One };
+        let whole = four && (!cut.by_rows || rows_in_fours(x, v.axes));
+        let width = if whole && !still { Width::Four } else { Width::One };
         k.over(format!("x{i}"), x, Access::Read, &kept, width);
         k.glue(&format!("var<private> at{i}: u32;\n"));
         let _ = writeln!(begin, "    at{i} = x{i}_at(o);");
-        if four && !still && cut.by_rows {
+        if width == Width::Four && cut.by_rows {
             let _ = writeln!(value, "    let a{i} = x{i}_load4(at{i} / 4u + j);");
             continue;
         }
         distance(k, &format!("along{i}"), &axes(&reduced));
+        if four && !still && cut.by_rows {
+            // What lies apart is gathered; those behind the row repeat its last one.
+            let one = |lane: usize| {
+                format!("x{i}_load(at{i} + along{i}(min(4u * j + {lane}u, $n - 1u)))")
+            };
+            let all = (0..4).map(one).collect::<Vec<_>>().join(", ");
+            let _ = writeln!(value, "    let a{i} = T({all});");
+            continue;
+        }
         let place = if four && cut.by_rows { "0u".into() } else { format!("along{i}(j)") };
         let _ = match width {
             Width::Four => writeln!(value, "    let a{i} = x{i}_load4((at{i} + {place}) / 4u);"),

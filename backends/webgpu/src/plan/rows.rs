@@ -118,13 +118,13 @@ impl Spread {
         }
     }
 
-    /// For views of one shape, the last axis along the rows, and vectors of a row's length.
-    pub fn of(scope: Scope<'_>, views: &[&View], vectors: &[&Option<View>]) -> Self {
-        let shape = views[0].shape();
+    /// For views of the shape of `x`, the last axis along the rows, and vectors of a row's length.
+    pub fn of(scope: Scope<'_>, x: &View) -> Self {
+        let shape = x.shape();
         let n = shape.last().copied().unwrap_or(1);
         let count = shape[..shape.len().saturating_sub(1)].iter().product();
-        let mut all = views.iter().copied().chain(vectors.iter().filter_map(|v| v.as_ref()));
-        let four = n > 0 && all.all(begins_in_fours);
+        // By shape alone, since it fixes the order in which a row is added.
+        let four = n > 0 && n.is_multiple_of(4);
         Self::new(scope, count, n, n, four)
     }
 
@@ -156,10 +156,10 @@ impl Spread {
         let lead = view.shape().len() - 1;
         let (shape, strides) = (view.shape(), view.layout.strides());
         let space = Layout::new(&shape[..lead], &strides[..lead], view.layout.offset());
-        let width = if self.four { Width::Four } else { Width::One };
-        k.over(name, view, access, &space, width);
+        let whole = self.four && begins_in_fours(view);
+        k.over(name, view, access, &space, if whole { Width::Four } else { Width::One });
         k.bits(format!("{name}_step"), strides[lead] as i32 as u32);
-        let mut glue = if self.four {
+        let mut glue = if whole {
             format!(
                 "fn {name}_row(r: u32) -> u32 {{\n    return {name}_at(r) / 4u;\n}}\n\
                  fn {name}_get(row: u32, j: u32) -> T {{\n    return {name}_load4(row + j);\n}}\n\
@@ -167,21 +167,31 @@ impl Spread {
                  return {name}_load4(row + i / 4u)[i % 4u];\n}}\n"
             )
         } else {
+            let get = match self.four {
+                true => "T(_p(row, 4u * j), _p(row, 4u * j + 1u), _p(row, 4u * j + 2u), \
+                         _p(row, 4u * j + 3u))"
+                    .replace("_p", &format!("{name}_pick")),
+                false => format!("{name}_pick(row, j)"),
+            };
             format!(
                 "fn {name}_row(r: u32) -> u32 {{\n    return {name}_at(r);\n}}\n\
-                 fn {name}_get(row: u32, j: u32) -> T {{\n    \
-                 return {name}_load(row + j * ${name}_step);\n}}\n\
                  fn {name}_pick(row: u32, i: u32) -> f32 {{\n    \
-                 return {name}_get(row, i);\n}}\n"
+                 return {name}_load(row + i * ${name}_step);\n}}\n\
+                 fn {name}_get(row: u32, j: u32) -> T {{\n    return {get};\n}}\n"
             )
         };
         if access.writes() {
-            glue.push_str(&format!("fn {name}_set(row: u32, j: u32, v: T) {{\n    "));
-            glue.push_str(&if self.four {
-                format!("{name}_store4(row + j, v, 4u);\n}}\n")
-            } else {
-                format!("{name}_store(row + j * ${name}_step, v);\n}}\n")
+            glue.push_str(&format!("fn {name}_set(row: u32, j: u32, v: T) {{\n"));
+            glue.push_str(&match (whole, self.four) {
+                (true, _) => format!("    {name}_store4(row + j, v, 4u);\n"),
+                (_, true) => (0..4)
+                    .map(|i| {
+                        format!("    {name}_store(row + (4u * j + {i}u) * ${name}_step, v[{i}]);\n")
+                    })
+                    .collect(),
+                _ => format!("    {name}_store(row + j * ${name}_step, v);\n"),
             });
+            glue.push_str("}\n");
         }
         k.glue(&glue);
     }
@@ -191,7 +201,7 @@ pub fn softmax(v: &Softmax, scope: Scope<'_>, kernels: &mut Vec<Kernel>) {
     if v.x.is_empty() {
         return;
     }
-    let s = Spread::of(scope, &[&v.x, &v.y], &[]);
+    let s = Spread::of(scope, &v.x);
     let mut k = s.kernel(scope, SOFTMAX, 3);
     k.constant("LOG", v.log).bits("lowest", f32::NEG_INFINITY.to_bits());
     k.constant("KEEP", scope.software && !v.log && v.y.dtype == DType::F32);
@@ -208,7 +218,7 @@ pub fn softmax_backward(v: &SoftmaxBackward, scope: Scope<'_>, kernels: &mut Vec
     if v.y.is_empty() {
         return;
     }
-    let s = Spread::of(scope, &[&v.y, &v.d_y, &v.d_x], &[]);
+    let s = Spread::of(scope, &v.y);
     let mut k = s.kernel(scope, SOFTMAX_BACKWARD, 2);
     k.constant("LOG", v.log);
     s.operand(&mut k, "y", &v.y, Access::Read);
@@ -230,7 +240,7 @@ fn ignored(k: &mut Kernel, targets: &View, ignore_index: Option<i64>) {
 }
 
 pub fn cross_entropy(v: &CrossEntropy, scope: Scope<'_>, kernels: &mut Vec<Kernel>) {
-    let s = Spread::of(scope, &[&v.logits], &[]);
+    let s = Spread::of(scope, &v.logits);
     if s.count == 0 {
         return;
     }
@@ -251,7 +261,7 @@ pub fn cross_entropy_backward(
     scope: Scope<'_>,
     kernels: &mut Vec<Kernel>,
 ) {
-    let s = Spread::of(scope, &[&v.logits, &v.d_logits], &[]);
+    let s = Spread::of(scope, &v.logits);
     if s.count == 0 {
         return;
     }
