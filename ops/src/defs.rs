@@ -277,10 +277,12 @@ fn truth<M: Math>(m: M, b: M::B) -> M::V {
     m.select(b, m.lit(1.0), m.lit(0.0))
 }
 
-/// `x` held in `lo ..= hi`; the slope at the bounds is 1 and NaN passes.
+/// `x` held in `lo ..= hi`, `hi` where `lo` is larger, as PyTorch has it; the slope at the bounds
+/// is 1 and NaN passes.
 #[inline(always)]
 fn hold<M: Math>(m: M, x: M::V, lo: M::V, hi: M::V) -> M::V {
-    m.select(m.lt(x, lo), lo, m.select(m.gt(x, hi), hi, x))
+    let x = m.select(m.lt(x, lo), lo, x);
+    m.select(m.gt(x, hi), hi, x)
 }
 
 definitions! { ($)
@@ -352,7 +354,7 @@ methods {
         let gate = hold(m, m.add(x, m.lit(3.0)), m.lit(0.0), m.lit(6.0));
         m.mul(x, m.mul(gate, m.lit(1.0 / 6.0)))
     };
-    /// `x` held in `lo ..= hi`; the slope at the bounds is 1.
+    /// `x` held in `lo ..= hi`, `hi` where `lo` is larger; the slope at the bounds is 1.
     clamp Clamp(x: Real) [lo = -1.0, hi = 1.0] Gradient::Derived, |m| hold(m, x, lo, hi);
 
     /// `a + b`
@@ -493,6 +495,15 @@ mod tests {
         assert_ne!(a.hash(), Definition::find("gelu_tanh").unwrap().program(&[]).hash());
         let clamp = Definition::find("clamp").unwrap();
         assert_ne!(clamp.program(&[0.0, 1.0]).hash(), clamp.program(&[0.0, 2.0]).hash());
+    }
+
+    #[test]
+    fn bounds_in_the_wrong_order_hold_at_the_upper_one_as_in_pytorch() {
+        let clamp = Definition::find("clamp").unwrap();
+        for x in [-5.0, 0.0, 0.5, 1.0, 5.0] {
+            assert_eq!(clamp.program(&[1.0, 0.0]).eval_f64(&[x], &[], 0), [0.0]);
+            assert_eq!(clamp.derivative_program(&[1.0, 0.0], 0).eval_f64(&[x], &[], 0), [0.0]);
+        }
     }
 
     #[test]

@@ -43,10 +43,10 @@ fn sl_tanh(x0: f32) -> f32 {
 }
 
 fn def_gelu_tanh(x0: f32, index: u32) -> f32 {
-    let v2 = x0 < -16.0f;
-    let v4 = 16.0f < x0;
-    let v5 = select(x0, 16.0f, v4);
-    let v6 = select(v5, -16.0f, v2);
+    let v3 = x0 < -16.0f;
+    let v4 = select(x0, -16.0f, v3);
+    let v5 = 16.0f < v4;
+    let v6 = select(v4, 16.0f, v5);
     let v7 = v6 * v6;
     let v10 = fma(v7, 0.035677407f, 0.7978846f);
     let v11 = v6 * v10;
@@ -57,12 +57,12 @@ fn def_gelu_tanh(x0: f32, index: u32) -> f32 {
 }
 
 fn def_gelu_tanh_by_x(x0: f32, index: u32) -> f32 {
-    let v2 = x0 < -16.0f;
-    let v4 = 16.0f < x0;
-    let v5 = select(x0, 16.0f, v4);
-    let v6 = select(v5, -16.0f, v2);
-    let v9 = select(1.0f, 0.0f, v4);
-    let v10 = select(v9, 0.0f, v2);
+    let v3 = x0 < -16.0f;
+    let v4 = select(x0, -16.0f, v3);
+    let v5 = 16.0f < v4;
+    let v6 = select(v4, 16.0f, v5);
+    let v9 = select(1.0f, 0.0f, v3);
+    let v10 = select(v9, 0.0f, v5);
     let v11 = v10 * v6;
     let v12 = fma(v10, v6, v11);
     let v14 = v12 * 0.035677407f;
