@@ -35,6 +35,6 @@ pub use passes::{Explanation, Passes};
 pub use starling_contract::{Capabilities, DType};
 pub use starling_ops::{Definition, Math};
 pub use tensor::{
-    AttentionBlocks, AttentionOptions, AttentionScore, Backward, Element, Operation, Saved,
-    ScoreTerms, SequenceLengths, Tensor, WeightLayout, checkpoint, no_grad, update,
+    AttentionBlocks, AttentionOptions, AttentionScore, Backward, Downloads, Element, Operation,
+    Saved, ScoreTerms, SequenceLengths, Tensor, WeightLayout, checkpoint, no_grad, update,
 };

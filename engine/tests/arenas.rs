@@ -3,7 +3,7 @@
 use half::bf16;
 use starling_contract::Backend;
 use starling_engine::optim::{Clip, Group, Optimizer, Rule, clip_grad_norm};
-use starling_engine::{DType, Device, Error, Result, Tensor, WeightLayout};
+use starling_engine::{DType, Device, Downloads, Error, Result, Tensor, WeightLayout};
 use std::sync::Arc;
 
 const ADAMW: Rule = Rule::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
@@ -247,6 +247,37 @@ fn a_write_changes_only_the_parameters_that_it_touches() -> Result<()> {
     b.copy_from_slice(&[-1f32; 4])?;
     assert_eq!(arenas[0].parameters.to_vec::<f32>()?[64..], [-1.0; 4]);
     assert_eq!(waiting.to_vec::<f32>()?[64..], [128.0, 130.0, 132.0, 134.0]);
+    Ok(())
+}
+
+#[test]
+fn what_lies_in_one_buffer_is_downloaded_at_once() -> Result<()> {
+    for device in devices() {
+        let [a, b, c] = [3, 4, 5].map(|n| filled(&device, &[n, 2], n).requires_grad());
+        let named = [("a", &a), ("b", &b), ("c", &c)].map(|(n, t)| (n.into(), t.clone()));
+        let optimizer = Optimizer::new(ADAMW, named.to_vec())?;
+        let apart = filled(&device, &[7], 6);
+        let turned = b.detach().transpose(0, 1)?;
+        let lazy = apart.add_scalar(1.0)?;
+        let mut all = vec![apart.clone(), c.clone(), a.clone(), turned.clone(), lazy, b.clone()];
+        all.extend(optimizer.memory().into_iter().map(|m| m.1));
+        let one_by_one: Vec<Vec<u32>> = all.iter().map(bits).collect();
+        let downloads = Downloads::<f32>::new(all.clone())?;
+        for round in 0..3u32 {
+            let before = device.counters().downloads;
+            for (at, right) in one_by_one.iter().enumerate() {
+                let got: Vec<u32> = downloads.read(at)?.into_iter().map(f32::to_bits).collect();
+                assert_eq!(&got, right, "{}: {at}, round {round}", device.name());
+            }
+            // Parameters, both means; apart, turned, lazy and two counts alone.
+            assert_eq!(device.counters().downloads - before, 3 + 5, "{}", device.name());
+        }
+        // What is read anew is what is there now, also out of turn.
+        downloads.read(1)?;
+        c.copy_from_slice(&[9f32; 10])?;
+        assert_eq!(downloads.read(1)?, [9.0; 10]);
+        assert!(Downloads::<half::f16>::new([a.clone()])?.read(0).is_err(), "another type");
+    }
     Ok(())
 }
 

@@ -8,10 +8,10 @@ use crate::files::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use starling_engine::Tensor;
 use starling_engine::optim::Optimizer;
-use starling_engine::{Error, Result};
+use starling_engine::{Downloads, Error, Result, Tensor};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 const RUN: &str = "run.json";
@@ -178,7 +178,7 @@ impl RunFolder {
         let path = self.file(STATE);
         let text = serde_json::to_string(progress)
             .map_err(|e| Error::format(&path, format!("the state cannot be written: {e}")))?;
-        let tensors: Vec<Named<'_>> = state_tensors(model, optimizer).map(named).collect();
+        let tensors = named(state_tensors(model, optimizer))?;
         write_safetensors(self.files(), &path, &[("progress", text)], &tensors)
     }
 
@@ -236,8 +236,9 @@ impl RunFolder {
     ) -> Result<T> {
         let archive = Archive::open_own(&self.file(MODEL))?;
         let parameters = model.parameters();
+        let own = Downloads::new(parameters.iter().map(|(_, t)| t.clone()))?;
         let own: Vec<Vec<f32>> =
-            parameters.iter().map(|(_, t)| t.detach().to_vec()).collect::<Result<_>>()?;
+            (0..parameters.len()).map(|at| own.read(at)).collect::<Result<_>>()?;
         let load = || -> Result<()> {
             for (name, tensor) in &parameters {
                 tensor.copy_from_slice(&archive.read(name, tensor.shape())?)?;
@@ -286,18 +287,24 @@ fn state_tensors(
     parameters.map(|(name, t)| (format!("model.{name}"), t)).chain(optimizer.memory())
 }
 
-fn named((name, tensor): (String, Tensor)) -> Named<'static> {
-    let shape = tensor.shape().to_vec();
-    let label = name.clone();
-    let read = move || {
-        let numbers: Vec<f32> = tensor.detach().to_vec()?;
-        // Nobody can go on from such a file: the one before it is better.
-        match numbers.iter().find(|x| !x.is_finite()) {
-            Some(x) => Err(Error::Diverged(format!("{label} holds {x}"))),
-            None => Ok(numbers),
-        }
+/// Tensors as a file takes them: those that lie in one buffer come with one transfer.
+fn named(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Result<Vec<Named<'static>>> {
+    let (names, tensors): (Vec<String>, Vec<Tensor>) = tensors.into_iter().unzip();
+    let shapes: Vec<Vec<usize>> = tensors.iter().map(|t| t.shape().to_vec()).collect();
+    let downloads = Rc::new(Downloads::new(tensors)?);
+    let one = |(at, (name, shape)): (usize, (String, Vec<usize>))| {
+        let (label, downloads) = (name.clone(), downloads.clone());
+        let read = move || {
+            let numbers: Vec<f32> = downloads.read(at)?;
+            // Nobody can go on from such a file: the one before it is better.
+            match numbers.iter().find(|x| !x.is_finite()) {
+                Some(x) => Err(Error::Diverged(format!("{label} holds {x}"))),
+                None => Ok(numbers),
+            }
+        };
+        Named { name, shape, read: Box::new(read) }
     };
-    Named { name, shape, read: Box::new(read) }
+    Ok(names.into_iter().zip(shapes).enumerate().map(one).collect())
 }
 
 fn write_json(files: &dyn FileSystem, path: &Path, value: &Value) -> Result<()> {
@@ -317,7 +324,7 @@ fn write_description(
 }
 
 fn write_weights(files: &dyn FileSystem, path: &Path, model: &dyn LanguageModel) -> Result<()> {
-    let tensors: Vec<Named<'_>> = model.parameters().into_iter().map(named).collect();
+    let tensors = named(model.parameters())?;
     // transformers asks for this entry before it opens a file.
     write_safetensors(files, path, &[("format", "pt".into())], &tensors)
 }

@@ -12,6 +12,8 @@ pub struct Counters {
     pub verb_bytes: u64,
     /// Bytes copied to the device.
     pub uploaded_bytes: u64,
+    /// Transfers to the host.
+    pub downloads: u64,
     /// Bytes copied to the host.
     pub downloaded_bytes: u64,
     /// Lists of commands handed to the driver.
@@ -27,6 +29,7 @@ pub(super) struct Counting {
     launches: AtomicU64,
     verb_bytes: AtomicU64,
     uploaded_bytes: AtomicU64,
+    downloads: AtomicU64,
     downloaded_bytes: AtomicU64,
 }
 
@@ -48,6 +51,7 @@ impl Counting {
     }
 
     pub fn downloaded(&self, bytes: usize) {
+        self.downloads.fetch_add(1, Ordering::Relaxed);
         self.downloaded_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
@@ -60,6 +64,7 @@ impl Counting {
             launches: get(&self.launches),
             verb_bytes: get(&self.verb_bytes),
             uploaded_bytes: get(&self.uploaded_bytes),
+            downloads: get(&self.downloads),
             downloaded_bytes: get(&self.downloaded_bytes),
         }
     }

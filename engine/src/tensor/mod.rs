@@ -4,6 +4,7 @@ mod arena;
 mod attention;
 mod autograd;
 mod checkpoint;
+mod downloads;
 mod elementwise;
 mod index;
 mod matmul;
@@ -21,6 +22,7 @@ pub use attention::{
 };
 pub use autograd::{Backward, Operation, Saved};
 pub use checkpoint::checkpoint;
+pub use downloads::Downloads;
 pub use matmul::WeightLayout;
 pub use tape::no_grad;
 
