@@ -99,6 +99,11 @@ impl Captured {
         }))
     }
 
+    #[cfg(test)]
+    pub(crate) fn verbs(&self) -> &[starling_contract::Checked] {
+        self.list.verbs()
+    }
+
     /// Number of verbs.
     pub fn launches(&self) -> usize {
         self.list.len()

@@ -244,3 +244,34 @@ fn only_a_factor_other_than_1_costs_a_launch() {
     };
     assert_eq!((launches(1.0), launches(0.5)), (2, 3));
 }
+
+#[test]
+fn the_cpus_own_loops_know_the_programs_of_the_updates() {
+    use starling_contract::Verb;
+    let sgd = Rule::Sgd { momentum: 0.9, weight_decay: 0.01 };
+    let adam = Rule::Adam { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.01 };
+    let adamw = Rule::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.01 };
+    for rule in [sgd, adam, adamw] {
+        let device = cpu();
+        let [p, q] = [&[3usize, 2][..], &[4]]
+            .map(|shape| Tensor::ones(&device, DType::F32, shape).unwrap().requires_grad());
+        let named = vec![("p".into(), p.clone()), ("q".into(), q.clone())];
+        let optimizer = Optimizer::new(rule, named).unwrap();
+        let rate = Tensor::from_slice(&device, &[0.1f32], &[]).unwrap();
+        let backward = || p.sum_all()?.add(&q.sum_all()?)?.backward();
+        backward().unwrap();
+        let step = || optimizer.step(&rate, None);
+        let (captured, ()) = device.capture(step).unwrap();
+        let updates: Vec<_> = captured
+            .verbs()
+            .iter()
+            .filter_map(|verb| match &**verb {
+                Verb::Map(map) if map.params.len() > 1 => Some(&map.program),
+                _ => None,
+            })
+            .collect();
+        // With decay and, for vectors, without.
+        assert_eq!(updates.len(), 2, "{rule:?}");
+        assert!(updates.iter().all(|p| starling_kernels_cpu::map::has_loop(p)), "{rule:?}");
+    }
+}

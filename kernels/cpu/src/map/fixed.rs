@@ -285,11 +285,13 @@ impl Table {
         &mut self,
         scalars: usize,
         leaves: &[Op],
-        build: impl FnOnce(&RefCell<Builder>, &[NodeId]) -> Vec<NodeId>,
+        build: impl FnOnce(&RefCell<Builder>, &dyn Fn() -> Vec<NodeId>) -> Vec<NodeId>,
     ) {
         let builder = RefCell::new(Builder::new());
         let immediate = |&x: &f64| builder.borrow_mut().immediate(x);
-        let nodes: Vec<NodeId> = MARKERS[..scalars].iter().map(immediate).collect();
+        // After the operands, as plans have them: the order of nodes is that of a commutative
+        // operation's operands.
+        let nodes = || MARKERS[..scalars].iter().map(immediate).collect();
         let outputs = build(&builder, &nodes);
         let (program, immediates) = builder.into_inner().finish_with_immediates(&outputs);
         // What the formula makes of the markers alone, in the order in which it does.
@@ -327,7 +329,7 @@ impl Table {
         let leaves: Vec<Op> = (0..d.tensors.len()).map(|i| Op::Input(i as u16)).collect();
         self.put::<Plain<D>>(d.scalars.len(), &leaves, |b, scalars| {
             let args: Vec<NodeId> = leaves.iter().map(|&leaf| put(b, leaf, &[])).collect();
-            d.put(b, &args, scalars)
+            d.put(b, &args, &scalars())
         });
     }
 
@@ -339,7 +341,7 @@ impl Table {
                 self.put::<Slope<D>>(D::DEFINITION.scalars.len(), &[g, x], |b, scalars| {
                     put(b, first, &[]);
                     let at = put(b, x, &[]);
-                    let slope = D::DEFINITION.put_derivative(b, &[at], scalars, 0)[0];
+                    let slope = D::DEFINITION.put_derivative(b, &[at], &scalars(), 0)[0];
                     let upstream = put(b, g, &[]);
                     vec![put(b, Op::Mul, &[upstream, slope])]
                 });
@@ -350,11 +352,11 @@ impl Table {
     fn biased<D: Unit>(&mut self) {
         let (x, bias) = (Op::Input(0), Op::Input(1));
         let build = |saved: bool, first: Op| {
-            move |b: &RefCell<Builder>, scalars: &[NodeId]| {
+            move |b: &RefCell<Builder>, scalars: &dyn Fn() -> Vec<NodeId>| {
                 put(b, first, &[]);
                 let leaves = [put(b, x, &[]), put(b, bias, &[])];
                 let sum = put(b, Op::Add, &leaves);
-                let mut out = D::DEFINITION.put(b, &[sum], scalars);
+                let mut out = D::DEFINITION.put(b, &[sum], &scalars());
                 if saved {
                     out.push(sum);
                 }
@@ -376,7 +378,7 @@ impl Table {
         let leaves: Vec<Op> = (0..d.tensors.len()).map(leaf).collect();
         self.put::<Plain<D>>(d.scalars.len(), &leaves, |b, scalars| {
             let args: Vec<NodeId> = leaves.iter().map(|&leaf| put(b, leaf, &[])).collect();
-            d.put(b, &args, scalars)
+            d.put(b, &args, &scalars())
         });
     }
 }

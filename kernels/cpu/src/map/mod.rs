@@ -27,7 +27,7 @@ use crate::team;
 use block::{Job, Worker};
 use few::Few;
 use grid::{Element, Grid, Operand};
-use starling_contract::{CheckedRef, Immediates, Layout, MAX_RANK, Map, Result, View};
+use starling_contract::{CheckedRef, Immediates, Layout, MAX_RANK, Map, Program, Result, View};
 use starling_ops::program::Op;
 use std::ops::Range;
 use tape::Tape;
@@ -103,6 +103,11 @@ pub(crate) fn single_word(op: &'static str, view: &View) -> Result<u32> {
     let at = grid::first_byte(op, view)?.cast::<u32>();
     // SAFETY: the verb's check found the one f32 or u32 inside its storage.
     Ok(unsafe { at.read_unaligned() })
+}
+
+/// True when the program has a loop of its own where there are vectors: all others are interpreted.
+pub fn has_loop(program: &Program) -> bool {
+    fixed::find(program).is_some()
 }
 
 /// Runs a map that [`starling_contract::Verb::check`] accepted.
