@@ -277,6 +277,7 @@ fn what_lies_in_one_buffer_is_downloaded_at_once() -> Result<()> {
         c.copy_from_slice(&[9f32; 10])?;
         assert_eq!(downloads.read(1)?, [9.0; 10]);
         assert!(Downloads::<half::f16>::new([a.clone()])?.read(0).is_err(), "another type");
+        assert!(downloads.read(all.len()).is_err(), "no such tensor");
     }
     Ok(())
 }

@@ -437,7 +437,8 @@ fn bound(roots: &[Arc<Node>]) -> Size {
 
 /// True when a program over the node has no operand.
 pub(super) fn reads_nothing(node: &Arc<Node>) -> bool {
-    node.expression().is_some_and(|e| e.args.iter().all(reads_nothing))
+    // A stored operand that was counted once stays one; others may have been stored since.
+    node.expression().is_some_and(|e| e.size.leaves == 0) && measure([node]).leaves == 0
 }
 
 /// What a program over `roots` would hold, each distinct expression and operand counted once.

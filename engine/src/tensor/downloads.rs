@@ -1,7 +1,7 @@
 //! Many tensors on their way to the host.
 
 use super::{Element, Tensor};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::{Memory, Node, Stored};
 use starling_contract::Layout;
 use std::collections::HashMap;
@@ -84,9 +84,13 @@ impl<T: Element> Downloads<T> {
     /// The elements of tensor `at`, in row-major order.
     ///
     /// # Errors
-    /// As [`Tensor::to_vec`].
+    /// [`Error::Invalid`] when there are not so many tensors; those of [`Tensor::to_vec`].
     pub fn read(&self, at: usize) -> Result<Vec<T>> {
-        let Some((buffer, range)) = &self.places[at] else { return self.tensors[at].to_vec() };
+        let (Some(tensor), Some(place)) = (self.tensors.get(at), self.places.get(at)) else {
+            let message = format!("tensor {at} of {} cannot be read", self.tensors.len());
+            return Err(Error::invalid(message));
+        };
+        let Some((buffer, range)) = place else { return tensor.to_vec() };
         let shared = &self.buffers[*buffer];
         let mut kept = shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if !kept.unread.contains(&at) {

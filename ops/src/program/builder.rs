@@ -170,7 +170,7 @@ impl Builder {
 
     /// True when a number that is given now becomes a constant.
     ///
-    /// Nothing is written here: rustc 1.94 to 1.97 lose a comparison that is stored and decided on
+    /// Nothing is written here: rustc 1.95 loses a comparison that is stored and decided on
     /// (rust-lang/rust#158206).
     fn is_full(&self) -> bool {
         self.immediates.len() == MAX_IMMEDIATES

@@ -29,8 +29,8 @@ pub struct Named<'a> {
     pub name: String,
     /// The shape in the file.
     pub shape: Vec<usize>,
-    /// Called twice, once for the digest and once for the file, so that one tensor at a time is
-    /// in the host's memory.
+    /// Called twice, once for the digest and once for the file, so that not all tensors are in the
+    /// host's memory at a time.
     pub read: Box<dyn Fn() -> Result<Vec<f32>> + 'a>,
 }
 
